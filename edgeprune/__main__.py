@@ -1,0 +1,7 @@
+"""`python -m edgeprune`."""
+
+from __future__ import annotations
+
+from edgeprune.cli import app
+
+app(prog_name="edgeprune")

@@ -1,0 +1,1 @@
+"""Measuring engines on the device that will run them."""

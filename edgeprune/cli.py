@@ -1,0 +1,244 @@
+"""The command line: one function a subcommand, and the one place with exit codes.
+
+Exit codes: 0 done (a build: accepted), 1 the build was rejected, 2 the user's to mend, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from typer.core import TyperGroup
+
+from edgeprune.errors import EdgepruneError, ProfileError, RecipeError
+from edgeprune.records import (
+    Bundle,
+    CalibrationSet,
+    Measurement,
+    PrunePlan,
+    Recipe,
+    Record,
+    Report,
+    TargetProfile,
+    read_json,
+)
+from edgeprune.version import __version__
+
+
+class ExitCodes(TyperGroup):
+    """Turns what goes wrong inside a subcommand into words on stderr and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except EdgepruneError as error:
+            if ctx.params.get("debug"):
+                raise
+            _complain(str(error))
+            raise SystemExit(2) from error
+        except KeyboardInterrupt as error:
+            _complain("interrupted; the same command goes on from here")
+            raise SystemExit(130) from error
+
+
+def _complain(text: str) -> None:
+    Console(stderr=True, highlight=False, soft_wrap=True, markup=False).print(f"edgeprune: {text}")
+
+
+app = typer.Typer(cls=ExitCodes, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        console.print(__version__)
+        raise typer.Exit
+
+
+Model = Annotated[Path, typer.Option("--model", help="Trained checkpoint (.pt).")]
+Data = Annotated[Path, typer.Option("--data", help="data.yaml in Ultralytics' format.")]
+RecipeFile = Annotated[Path | None, typer.Option("--recipe", help="Recipe YAML; without one, the defaults.")]
+Out = Annotated[Path, typer.Option("--out", help="Folder that builds go into.")]
+Target = Annotated[str, typer.Argument(help="Name under targets/, or a target's YAML.")]
+
+
+@app.callback()
+def edgeprune(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    show_version: Annotated[bool, typer.Option("--version", help="Show the version.", callback=_version)] = False,
+) -> None:
+    """Prune a trained YOLO, measure it on the machine that will run it, accept only what is faster and as good."""
+
+
+@app.command()
+def build(target: Target, model: Model, data: Data, recipe: RecipeFile = None, out: Out = Path("build")) -> None:
+    """The whole way: prune, fine-tune, export, verify, bench, verdict, bundle."""
+    _run("report", target, model, data, recipe, out)
+
+
+@app.command()
+def finetune(target: Target, model: Model, data: Data, recipe: RecipeFile = None, out: Out = Path("build")) -> None:
+    """Up to finetuned.pt."""
+    _run("finetune", target, model, data, recipe, out)
+
+
+@app.command()
+def export(target: Target, model: Model, data: Data, recipe: RecipeFile = None, out: Out = Path("build")) -> None:
+    """Up to the ONNX files and the runtime's engines."""
+    _run("export", target, model, data, recipe, out)
+
+
+@app.command()
+def verify(target: Target, model: Model, data: Data, recipe: RecipeFile = None, out: Out = Path("build")) -> None:
+    """Parity with torch and mAP on the runtime, anew."""
+    _run("verify", target, model, data, recipe, out, again=True)
+
+
+@app.command()
+def bench(target: Target, model: Model, data: Data, recipe: RecipeFile = None, out: Out = Path("build")) -> None:
+    """Parent and build in one run, anew."""
+    _run("bench", target, model, data, recipe, out, again=True)
+
+
+@app.command()
+def report(target: Target, out: Out = Path("build")) -> None:
+    """Print the table of a build that was made before."""
+    from edgeprune.report.table import show
+
+    file = out / Path(target).stem / "report.json"
+    if not file.is_file():
+        raise ProfileError(
+            "There is no report of this target.", where=file, next_step=f"make {target} MODEL=best.pt DATA=data.yaml"
+        )
+    show(read_json(file, Report, EdgepruneError), console)
+
+
+@app.command()
+def prune(
+    model: Annotated[Path, typer.Argument(help="Checkpoint (.pt), or a model YAML (random weights by seed).")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for parent.pt, plan.json and pruned.pt.")],
+    ratio: Annotated[float | None, typer.Option(help="Pruning ratio: channels removed : original.")] = None,
+    macs_ratio: Annotated[float | None, typer.Option(help="MACs that may stay, as a share.")] = None,
+    importance: Annotated[str, typer.Option(help="random, l1, l2, bn or taylor.")] = "l2",
+    scope: Annotated[str, typer.Option(help="global or uniform.")] = "global",
+    channel_multiple: Annotated[int, typer.Option(min=1, help="Cut widths divide by it.")] = 8,
+    data: Annotated[Path | None, typer.Option(help="data.yaml; importance taylor needs it.")] = None,
+    imgsz: Annotated[int, typer.Option(min=32, help="Pixels of the square input that MACs are counted at.")] = 640,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Cut one model, without a target: writes what it started from, the plan, and the smaller checkpoint."""
+    if (ratio is None) == (macs_ratio is None):
+        raise RecipeError("Give one goal.", expected="--ratio or --macs-ratio", got="both" if ratio else "neither")
+    for name, value in (("--ratio", ratio), ("--macs-ratio", macs_ratio)):
+        if value is not None and not 0 < value < 1:
+            raise RecipeError("The goal is out of range.", where=name, expected="over 0 and under 1", got=value)
+    for name, text, known in (
+        ("--importance", importance, ("random", "l1", "l2", "bn", "taylor")),
+        ("--scope", scope, ("global", "uniform")),
+    ):
+        if text not in known:
+            raise RecipeError("Unknown value.", where=name, expected=", ".join(known), got=text)
+    from edgeprune.prune.make import Request, prune_checkpoint
+    from edgeprune.records.dataset import read_dataset
+    from edgeprune.records.files import write_bytes
+    from edgeprune.yolo.checkpoint import pack
+    from edgeprune.yolo.data import make_view
+
+    view = make_view(read_dataset(data), out / ".data") if data and importance == "taylor" else None
+    request = Request(
+        model=model, image_size=(imgsz, imgsz), importance=importance, macs_ratio=macs_ratio,
+        channel_ratio=1 - ratio if ratio else None, scope=scope, channel_multiple=channel_multiple, view=view,
+        min_width=min(8, channel_multiple), max_group_ratio=max(0.8, ratio or 0.0), seed=seed,
+    )  # fmt: skip
+    parent, plan = prune_checkpoint(request, plan_file=out / "plan.json", checkpoint_file=out / "pruned.pt")
+    write_bytes(out / "parent.pt", pack(parent.model, parent.checkpoint, half=parent.half))
+    console.print(
+        f"{out}: {plan.pruning_ratio:.1%} of the channels removed, MACs {plan.macs_ratio:.1%}, "
+        f"parameters {plan.parameters[1] / plan.parameters[0]:.1%} of the parent's"
+    )
+
+
+@app.command()
+def targets() -> None:
+    """List the targets."""
+    from edgeprune.job import find_target, list_targets
+
+    table = Table(box=None)
+    for heading in ("target", "runtime", "input", "what it is"):
+        table.add_column(heading)
+    for name in list_targets():
+        profile = find_target(name)
+        table.add_row(name, profile.runtime, "x".join(map(str, profile.input_shape)), profile.description)
+    console.print(table)
+
+
+@app.command()
+def doctor() -> None:
+    """What this machine has: packages, runtimes, precisions, space; what is missing, and how to get it."""
+    from edgeprune.report.doctor import examine
+
+    table = Table(box=None)
+    for heading in ("", "what", "found", "to do"):
+        table.add_column(heading)
+    for check in examine():
+        table.add_row("[green]ok[/]" if check.fine else "[yellow]--[/]", check.what, check.found, check.to_do)
+    console.print(table)
+
+
+@app.command()
+def schema(
+    out: Annotated[Path | None, typer.Option("--out", help="Folder to write one file a record into.")] = None,
+) -> None:
+    """JSON Schemas of the records, for editors."""
+    records: tuple[type[Record], ...] = (TargetProfile, Recipe, CalibrationSet, PrunePlan, Measurement, Bundle, Report)
+    texts = {r.__name__: json.dumps(r.model_json_schema(), indent=2, sort_keys=True) for r in records}
+    if out is None:
+        sys.stdout.write(json.dumps({k: json.loads(v) for k, v in texts.items()}, indent=2, sort_keys=True) + "\n")
+        return
+    from edgeprune.records.files import write_bytes
+
+    for name, text in texts.items():
+        write_bytes(out / f"{name}.schema.json", (text + "\n").encode())
+    console.print(f"{len(texts)} schemas written to {out}")
+
+
+@app.command()
+def demo(out: Annotated[Path, typer.Option("--out", help="Folder for everything.")] = Path("build/demo")) -> None:
+    """The main job on a synthetic data set: draws it, trains a detector, builds two targets."""
+    from edgeprune.demo import run
+    from edgeprune.report.console import ConsoleListener
+    from edgeprune.report.table import show
+
+    reports = run(out, ConsoleListener(console))
+    for file, found in reports.items():
+        show(found, console)
+        console.print(f"  the whole report: {file}\n")
+    if not all(found.verdict.accepted for found in reports.values()):
+        raise typer.Exit(1)
+
+
+def _run(until: str, target: str, model: Path, data: Path, recipe: Path | None, out: Path, again: bool = False) -> None:
+    from edgeprune.pipeline import build as story
+    from edgeprune.report.console import ConsoleListener
+    from edgeprune.report.table import show
+
+    listener = ConsoleListener(console)
+    folder = out / Path(target).stem
+    console.print(f"{Path(target).stem}: {model} with {data} -> {folder}")
+    found = story(
+        model=model, data=data, target=target, recipe=recipe, out=out, until=until, again=again, listener=listener
+    )
+    if not listener.worked:
+        console.print("  nothing to do: every stage was done before with the same inputs")
+    if found is None:
+        return
+    show(found, console)
+    console.print(f"  the whole report: {folder / 'report.json'}")
+    if not found.verdict.accepted:
+        raise typer.Exit(1)
+    console.print(f"  the bundle: {folder / 'bundle'}")

@@ -1,0 +1,86 @@
+"""Every way in which edgeprune says no.
+
+Rules:
+- An error says what is wrong, where (file and line, node, parameter), what was expected and what was
+  found instead, and the next step. Fields that don't apply are left out.
+- Everything here is the user's to mend, so the command line turns it into exit code 2 without a traceback
+  (``--debug`` shows one). `ValueError` and its kin are left for a programmer's mistake.
+- A rejected build is no error: it is a verdict (`edgeprune.records.Verdict`), exit code 1.
+"""
+
+from __future__ import annotations
+
+
+class EdgepruneError(Exception):
+    """Root of the family.
+
+    Args:
+        what: One sentence: what is wrong.
+        where: File (and line), module path, node or parameter.
+        expected: What would have been right.
+        got: What was there.
+        next_step: What to do now.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: object = None,
+        expected: object = None,
+        got: object = None,
+        next_step: str | None = None,
+    ) -> None:
+        self.what = what
+        self.details = {"where": where, "expected": expected, "got": got, "next step": next_step}
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        lines = [self.what]
+        lines += [f"  {label}: {value}" for label, value in self.details.items() if value is not None]
+        return "\n".join(lines)
+
+
+class ProfileError(EdgepruneError):
+    """A target profile that is missing, unknown or malformed."""
+
+
+class RecipeError(EdgepruneError):
+    """A recipe that is malformed or asks for what can't be had."""
+
+
+class DataError(EdgepruneError):
+    """A data set that can't be read, has no labels, or doesn't fit the model."""
+
+
+class CheckpointError(EdgepruneError):
+    """A file that isn't a checkpoint that edgeprune can prune."""
+
+
+class UnsupportedOpError(EdgepruneError):
+    """An operator of the traced program that has no rule for its channels."""
+
+
+class PlanError(EdgepruneError):
+    """A prune plan that can't be made, or doesn't belong to the model it is applied to."""
+
+
+class ExportError(EdgepruneError):
+    """A model that can't be turned into a runtime's file."""
+
+
+class ParityError(EdgepruneError):
+    """A runtime whose numbers are not those of the model that was exported."""
+
+
+class DeviceError(EdgepruneError):
+    """A device, or a runtime on it, that can't do what was asked: not installed, no space, no answer."""
+
+
+def missing_package(package: str, extra: str) -> DeviceError:
+    """The error for an optional package that isn't installed, naming the extra that brings it."""
+    return DeviceError(
+        f"The package '{package}' is not installed.",
+        expected=f"the extra '{extra}'",
+        next_step=f"pip install 'edgeprune[{extra}]'",
+    )

@@ -1,0 +1,77 @@
+"""From the ONNX file to what each runtime loads.
+
+Rules:
+- ONNX Runtime loads the ONNX file itself.
+- OpenVINO gets its IR, FP32 weights, in a folder whose name and metadata.yaml make
+  `YOLO("…_openvino_model/")` open it. It is read by OpenVINO's own frontend (`Core.read_model`), not by
+  the converter tool, which has telemetry.
+"""
+
+from __future__ import annotations
+
+import ast
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import yaml
+
+from edgeprune.errors import ExportError, missing_package
+from edgeprune.export.onnx import metadata
+
+
+def build_engine(runtime: str, onnx_file: Path, folder: Path) -> Path:
+    """Make the runtime's artifact from the ONNX file.
+
+    Args:
+        runtime: onnxruntime or openvino.
+        onnx_file: From `export_onnx`.
+        folder: An empty folder to write into.
+
+    Returns:
+        The artifact: 'model.onnx', or the folder 'model_openvino_model'.
+
+    Raises:
+        ExportError: The runtime can't convert the file.
+    """
+    return _BUILDERS[runtime](onnx_file, folder)
+
+
+def engine_file(artifact: Path) -> Path:
+    """The file that the runtime loads: the artifact itself, or the .xml in its folder."""
+    return artifact / "model.xml" if artifact.is_dir() else artifact
+
+
+def _onnxruntime(onnx_file: Path, folder: Path) -> Path:
+    return Path(shutil.copyfile(onnx_file, folder / "model.onnx"))
+
+
+def _openvino(onnx_file: Path, folder: Path) -> Path:
+    try:
+        import openvino
+    except ImportError as error:
+        raise missing_package("openvino", "openvino") from error
+    artifact = folder / "model_openvino_model"
+    artifact.mkdir()
+    try:
+        model = openvino.Core().read_model(str(onnx_file))
+        openvino.save_model(model, str(artifact / "model.xml"), compress_to_fp16=False)
+    except RuntimeError as error:
+        raise ExportError(
+            "OpenVINO can't convert the ONNX file.", where=onnx_file, got=str(error).splitlines()[0]
+        ) from error
+    text = yaml.safe_dump({k: _plain(v) for k, v in metadata(onnx_file).items()}, sort_keys=True, allow_unicode=True)
+    (artifact / "metadata.yaml").write_text(text, encoding="utf-8")
+    return artifact
+
+
+def _plain(value: str) -> object:
+    """ONNX keeps text only; Ultralytics' YAML reader wants the literal that it stands for."""
+    try:
+        literal: object = ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return value
+    return list(literal) if isinstance(literal, tuple) else literal
+
+
+_BUILDERS: dict[str, Callable[[Path, Path], Path]] = {"onnxruntime": _onnxruntime, "openvino": _openvino}

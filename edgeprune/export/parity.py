@@ -1,0 +1,136 @@
+"""Does the runtime compute what torch computes? Tensor by tensor, with numbers.
+
+Rules:
+- The reference is the checkpoint itself, BatchNorm folded, in FP32, on real images.
+- The gate is on the outputs of the engine as it will ship. Where one drifts, the graph is run once more
+  with the result of every convolution as an output, in the same runtime and precision, and the first
+  tensor that is off is named.
+- Boxes and scores share one output tensor and are compared apart: a box in pixels would hide any score.
+- Tolerances are relative to the tensor's largest value, since a sum's error grows with its terms.
+
+Tolerances: FP32 1e-3 (kernels sum in another order; measured here: 1e-6 to 1e-5, Winograd kernels reach
+1e-4); BF16 8e-2 (8 bits of mantissa, 2^-8 a product, over some 60 layers; measured here: up to 4e-2).
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+
+from edgeprune.errors import ParityError
+from edgeprune.export.engine import build_engine, engine_file
+from edgeprune.records import Parity, TensorParity
+from edgeprune.runtime.preprocess import Floats
+from edgeprune.runtime.session import open_session
+from edgeprune.yolo.export import fused
+
+TOLERANCE = {"fp32": 1e-3, "bf16": 8e-2}
+
+
+def check_parity(
+    name: str, model: torch.nn.Module, onnx_file: Path, runtime: str, artifact: Path, precision: str, images: Floats
+) -> Parity:
+    """Compare one engine with the model that it was made from.
+
+    Args:
+        name: The engine's, for the record.
+        model: The detector in torch, FP32.
+        onnx_file: What the artifact was made from.
+        artifact: From `build_engine`.
+        images: Probe images, shape (n, 3, height, width), float32 in 0..1.
+
+    Returns:
+        The largest difference of every output.
+
+    Raises:
+        ParityError: An output is beyond tolerance; names the first tensor inside the graph that is.
+    """
+    reference = fused(model)
+    session = open_session(runtime, engine_file(artifact), precision, 0)
+    with torch.no_grad():
+        expected = np.concatenate([reference(torch.from_numpy(image[None])).numpy() for image in images])
+    got = np.concatenate([session.run(image[None])[0] for image in images])
+    tensors = tuple(
+        _compare(f"{session.output_names[0]} ({part})", expected[:, rows], got[:, rows], precision)
+        for part, rows in (("boxes", slice(0, 4)), ("scores", slice(4, None)))
+    )
+    drift = None
+    if not all(tensor.holds for tensor in tensors):
+        drift = first_drift(reference, onnx_file, runtime, precision, images[:1])
+    parity = Parity(engine=name, images=len(images), tensors=tensors, first_drift=drift)
+    if not parity.holds:
+        worst = max(tensors, key=lambda t: t.max_abs / max(t.scale, 1e-12))
+        raise ParityError(
+            f"{name} doesn't compute what torch computes.",
+            where=f"output {worst.tensor}; first tensor that drifts: {drift}",
+            expected=f"at most {worst.tolerance:g} of {worst.scale:.4g}",
+            got=f"a difference of {worst.max_abs:.4g}",
+            next_step="report it with the ONNX file; the build can't be trusted",
+        )
+    return parity
+
+
+def first_drift(reference: torch.nn.Module, onnx_file: Path, runtime: str, precision: str, image: Floats) -> str | None:
+    """The first convolution, in execution order, whose result is beyond tolerance in the runtime."""
+    model = onnx.load(onnx_file)
+    modules = dict(reference.named_modules())
+    probes = [
+        (node.output[0], path)
+        for node in model.graph.node
+        if node.op_type == "Conv" and (path := _module_of(node.output[0])) in modules
+    ]
+    del model.graph.output[:]
+    model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(tensor) for tensor, _ in probes)
+    expected = _module_outputs(reference, [path for _, path in probes], image)
+    with tempfile.TemporaryDirectory() as folder:
+        probing = Path(folder) / "probe.onnx"
+        onnx.save(onnx.shape_inference.infer_shapes(model), probing)
+        work = Path(folder) / "engine"
+        work.mkdir()
+        session = open_session(runtime, engine_file(build_engine(runtime, probing, work)), precision, 0)
+        values = dict(zip(session.output_names, session.run(image), strict=True))
+    for tensor, path in probes:
+        if not _compare(tensor, expected[path], values[tensor], precision).holds:
+            return path
+    return None
+
+
+def _compare(tensor: str, expected: Floats, got: Floats, precision: str) -> TensorParity:
+    difference = np.abs(expected - got)
+    return TensorParity(
+        tensor=tensor,
+        max_abs=float(difference.max()) if np.isfinite(difference).all() else float(np.finfo(np.float32).max),
+        scale=float(np.abs(expected).max()),
+        tolerance=TOLERANCE[precision],
+    )
+
+
+def _module_of(tensor: str) -> str:
+    """'/model.0/conv/Conv_output_0' -> 'model.0.conv'."""
+    parts: list[str] = []
+    for part in tensor.strip("/").split("/")[:-1]:
+        if parts and part.startswith(f"{parts[-1]}."):  # '/cv2.0/cv2.0.1': an item of a list repeats the list's name
+            parts.pop()
+        parts.append(part)
+    return ".".join(parts)
+
+
+def _module_outputs(model: torch.nn.Module, paths: Sequence[str], image: Floats) -> dict[str, Floats]:
+    caught: dict[str, Floats] = {}
+    modules = dict(model.named_modules())
+    handles = [
+        modules[path].register_forward_hook(lambda _m, _i, out, p=path: caught.__setitem__(p, out.numpy().copy()))
+        for path in paths
+    ]
+    try:
+        with torch.no_grad():
+            model(torch.from_numpy(image))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return caught

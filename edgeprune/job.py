@@ -1,0 +1,155 @@
+"""What a build is asked to do, checked before anything heavy starts.
+
+Rules: everything that a user can get wrong in files and names is found here, in a second or two and
+without torch: the target, the recipe, the data set, the model file, the space on the disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgeprune.errors import CheckpointError, DeviceError, ProfileError, RecipeError
+from edgeprune.records import Recipe, TargetProfile, read_yaml
+from edgeprune.records.base import to_json
+from edgeprune.records.dataset import DataSet, fingerprint, read_dataset
+from edgeprune.records.files import sha256_file, write_bytes
+from edgeprune.workshop import Listener, Workshop
+
+#: Free space that a build needs, in multiples of the model file: parent, rounds, training state, engines.
+SPACE_FACTOR = 40
+#: … and in bytes for everything that doesn't grow with the model.
+SPACE_FLOOR = 200 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Job:
+    """One build.
+
+    Attributes:
+        target: Its name.
+        model: The user's checkpoint.
+        sha256: Content hashes of model, data, target and recipe.
+        shop: The folder that it is built in.
+        view: Where the data set's links go.
+    """
+
+    target: str
+    profile: TargetProfile
+    recipe: Recipe
+    model: Path
+    data: DataSet
+    sha256: dict[str, str]
+    shop: Workshop
+
+    @property
+    def view(self) -> Path:
+        return self.shop.folder / ".stages" / "data"
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the engine's input in pixels."""
+        return self.profile.input_shape[2], self.profile.input_shape[3]
+
+
+def plan_job(
+    model: Path | str,
+    data: Path | str,
+    target: str | TargetProfile,
+    recipe: Path | str | Recipe | None,
+    out: Path | str,
+    listener: Listener | None = None,
+) -> Job:
+    """Check what the user gave.
+
+    Raises:
+        ProfileError, RecipeError, DataError, CheckpointError, DeviceError: Something is missing or wrong.
+    """
+    name, profile = (target, find_target(target)) if isinstance(target, str) else ("custom", target)
+    name = Path(name).stem
+    chosen = (
+        recipe if isinstance(recipe, Recipe) else read_yaml(Path(recipe), Recipe, RecipeError) if recipe else Recipe()
+    )
+    model, folder = Path(model), Path(out) / name
+    if not model.is_file():
+        raise CheckpointError("The model file doesn't exist.", where=model, next_step="give MODEL=path/to/best.pt")
+    if profile.input_shape[2] != profile.input_shape[3]:
+        raise ProfileError("Only square inputs can be fine-tuned.", where=name, got=profile.input_shape)
+    dataset = read_dataset(Path(data))
+    _require_space(folder, model)
+    sha256 = {
+        "model": sha256_file(model),
+        "data": _data_sha256(dataset, folder),
+        "target": hashlib.sha256(to_json(profile)).hexdigest(),
+        "recipe": hashlib.sha256(to_json(chosen)).hexdigest(),
+    }
+    return Job(name, profile, chosen, model, dataset, sha256, Workshop(folder, listener))
+
+
+def target_folders() -> list[Path]:
+    """Where targets are looked for: here, beside the package's checkout, and where a wheel installs them."""
+    return [
+        Path("targets"),
+        Path(__file__).resolve().parent.parent / "targets",
+        Path(sys.prefix) / "share" / "edgeprune" / "targets",
+    ]
+
+
+def list_targets() -> dict[str, Path]:
+    """Target name -> its file."""
+    found: dict[str, Path] = {}
+    for folder in target_folders():
+        for file in sorted(folder.glob("*.yaml")):
+            found.setdefault(file.stem, file)
+    return dict(sorted(found.items()))
+
+
+def find_target(name: str) -> TargetProfile:
+    """Read a target by name, or by the path of its YAML.
+
+    Raises:
+        ProfileError: No such target, or a malformed file.
+    """
+    if name.endswith((".yaml", ".yml")):
+        return read_yaml(Path(name), TargetProfile, ProfileError)
+    known = list_targets()
+    if name not in known:
+        import difflib
+
+        near = difflib.get_close_matches(name, known, n=1)
+        raise ProfileError(
+            f"There is no target '{name}'.",
+            expected=f"one of {', '.join(known) or 'none: no targets/ folder here'}",
+            next_step=f"did you mean '{near[0]}'?" if near else "write targets/NAME.yaml; the ones there are examples",
+        )
+    return read_yaml(known[name], TargetProfile, ProfileError)
+
+
+def _require_space(folder: Path, model: Path) -> None:
+    place = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    free, needed = shutil.disk_usage(place).free, SPACE_FLOOR + SPACE_FACTOR * model.stat().st_size
+    if free < needed:
+        raise DeviceError(
+            "There is not enough space for the build.", where=place, expected=f"{needed / 1e6:.0f} MB free",
+            got=f"{free / 1e6:.0f} MB", next_step="free some space or give another folder with --out",
+        )  # fmt: skip
+
+
+def _data_sha256(data: DataSet, folder: Path) -> str:
+    """The data set's hash; hashes of single files are remembered by path, size and time."""
+    memory = folder.parent / ".hashes.json"
+    cache: dict[str, Any] = {}
+    try:
+        cache = json.loads(memory.read_text())
+    except (OSError, json.JSONDecodeError):
+        cache = {}
+    known = len(cache)
+    result = fingerprint(data, cache)
+    if len(cache) != known:
+        write_bytes(memory, json.dumps(cache, sort_keys=True).encode())
+    return result

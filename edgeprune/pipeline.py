@@ -1,0 +1,73 @@
+"""The story of a build, top to bottom: checkpoint in, accepted bundle out.
+
+Each line below is a stage of `stages.py`. A stage reads and writes files under `out/TARGET/` and is done
+only once for the same inputs; any of them can be asked for alone.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgeprune import stages
+from edgeprune.job import plan_job
+from edgeprune.records import Recipe, Report, TargetProfile
+from edgeprune.workshop import Listener
+
+#: In order; `until` takes one of them.
+STAGES = ("prune", "finetune", "export", "verify", "bench", "report")
+
+
+def build(
+    *,
+    model: Path | str,
+    data: Path | str,
+    target: str | TargetProfile,
+    recipe: Path | str | Recipe | None = None,
+    out: Path | str = "build",
+    until: str = "report",
+    again: bool = False,
+    listener: Listener | None = None,
+) -> Report | None:
+    """Build a target from a trained detector.
+
+    Args:
+        model: The trained checkpoint (.pt).
+        data: Its data.yaml: train for fine-tuning, val for the verdict.
+        target: Name under targets/, path of a target's YAML, or the record.
+        recipe: Path of a recipe's YAML or the record; without one, the defaults.
+        out: Where builds go; this one into `out/TARGET`.
+        until: The last stage to run.
+        again: Run that stage even if it has been done.
+        listener: Told what happens.
+
+    Returns:
+        The report with the verdict, if `until` reaches it; the accepted build lies in `out/TARGET/bundle`.
+
+    Raises:
+        EdgepruneError: Something that the user can mend.
+    """
+    job = plan_job(model, data, target, recipe, out, listener)
+    wanted = STAGES[: STAGES.index(until) + 1]
+
+    def asked(stage: str) -> bool:
+        return again and stage == until
+
+    with job.shop.open():
+        stages.admit(job)
+        for number in range(1, job.recipe.rounds + 1):
+            last = number == job.recipe.rounds
+            stages.prune(job, number, again=last and asked("prune"))
+            if last and "finetune" not in wanted:
+                return None
+            stages.finetune(job, number, again=last and asked("finetune"))
+        if "export" in wanted:
+            stages.export(job, again=asked("export"))
+        if "verify" in wanted:
+            stages.verify(job, again=asked("verify"))
+        if "bench" in wanted:
+            stages.bench(job, again=asked("bench"))
+        if "report" not in wanted:
+            return None
+        report = stages.report(job, again=asked("report"))
+        stages.bundle(job, report)
+        return report

@@ -1,0 +1,160 @@
+"""Carrying a plan out: every module keeps the positions that the plan names, nothing else changes.
+
+Rules:
+- The plan belongs to one graph. Another graph's plan is refused before anything is touched.
+- Weights are copied, never recomputed: `cut.weight == parent.weight[out][:, in]`, to the bit.
+- The parent isn't changed; the cut model is a copy.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from edgeprune.errors import PlanError
+from edgeprune.graph.channels import ChannelGraph, Layer
+from edgeprune.graph.cost import CostModel
+from edgeprune.prune.allocate import Keeps
+from edgeprune.records import LayerKeep, PrunedGroup, PrunePlan
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def make_plan(graph: ChannelGraph, costs: CostModel, keeps: Keeps, **how: str | int) -> PrunePlan:
+    """The record of a choice.
+
+    Args:
+        keeps: Channel group name -> indices that stay.
+        how: importance, scope, channel_multiple and seed, for whoever reads the plan.
+    """
+    layers = graph.layer_keeps(keeps)
+    widths = np.array([len(keeps.get(g.name, range(g.size))) for g in graph.groups], dtype=np.float64)
+    return PrunePlan(
+        graph_sha256=graph.sha256,
+        groups={
+            g.name: PrunedGroup(size=g.size, keep=tuple(keeps.get(g.name, tuple(range(g.size))))) for g in graph.groups
+        },
+        layers={name: LayerKeep(in_=tuple(sides["in"]), out=tuple(sides["out"])) for name, sides in layers.items()},
+        macs=(costs.macs(costs.widths), costs.macs(widths)),
+        parameters=(round(costs.parameters(costs.widths)), round(costs.parameters(widths))),
+        **how,
+    )
+
+
+def apply(
+    model: Model, graph: ChannelGraph, plan: PrunePlan, refresh: Callable[[nn.Module], None] = lambda _: None
+) -> Model:
+    """Cut `model` by `plan`.
+
+    Args:
+        model: The model that `graph` was built from.
+        refresh: Called with the cut model, to set what blocks know of their own widths.
+
+    Returns:
+        A cut copy.
+
+    Raises:
+        PlanError: The plan was made for another graph, or its parts contradict each other.
+    """
+    if plan.graph_sha256 != graph.sha256:
+        raise PlanError(
+            "The plan was made for another model.",
+            where="plan.graph_sha256", expected=graph.sha256, got=plan.graph_sha256,
+            next_step="apply it to its own parent, or make a new plan",
+        )  # fmt: skip
+    layers = graph.layer_keeps({name: group.keep for name, group in plan.groups.items()})
+    for name, sides in layers.items():
+        stated = plan.layers.get(name)
+        if stated is None or list(stated.in_) != sides["in"] or list(stated.out) != sides["out"]:
+            raise PlanError("The plan's layers don't follow from its groups.", where=name)
+    cut = copy.deepcopy(model)
+    modules = dict(cut.named_modules())
+    with torch.no_grad():
+        for name, layer in graph.layers.items():
+            if layer.kind == "parameter":
+                _cut_parameter(modules, name, layers[name]["out"])
+            else:
+                _CUT[layer.kind](modules[name], layer, layers[name]["in"], layers[name]["out"])
+    refresh(cut)
+    return cut
+
+
+def compose(first: PrunePlan, second: PrunePlan, graph: ChannelGraph, costs: CostModel) -> PrunePlan:
+    """One plan from the first's parent that does what both do in turn.
+
+    Args:
+        first: Parent -> middle, made for `graph`.
+        second: Middle -> cut.
+        graph: The parent's channel graph; `costs` its costs.
+    """
+    stays: dict[str, set[int]] = {}
+    for name, layer in graph.layers.items():
+        keep, inner = first.layers[name], second.layers[name]
+        for line, outer, positions in ((layer.in_, keep.in_, inner.in_), (layer.out, keep.out, inner.out)):
+            for position in (outer[p] for p in positions):
+                channel = line[position]
+                if channel is not None:
+                    stays.setdefault(graph.groups[channel[0]].name, set()).add(channel[1])
+    keeps = {name: tuple(sorted(members)) for name, members in stays.items()}
+    return make_plan(
+        graph, costs, keeps, importance=second.importance, scope=second.scope,
+        channel_multiple=second.channel_multiple, seed=second.seed,
+    )  # fmt: skip
+
+
+def _take(tensor: torch.Tensor, keep: list[int], axis: int) -> torch.Tensor:
+    return tensor.index_select(axis, torch.tensor(keep, device=tensor.device)).clone()
+
+
+def _set(module: nn.Module, name: str, value: torch.Tensor) -> None:
+    old = getattr(module, name)
+    setattr(module, name, nn.Parameter(value, old.requires_grad) if isinstance(old, nn.Parameter) else value)
+
+
+def _cut_conv(module: nn.Module, layer: Layer, in_: list[int], out: list[int]) -> None:
+    assert isinstance(module, nn.Conv2d)
+    weight = _take(module.weight, out, 0)
+    if layer.depthwise:
+        module.groups = len(in_)
+    elif module.groups > 1:  # each group of rows reads its own columns
+        width = module.in_channels // module.groups
+        columns = [[i - g * width for i in in_ if i // width == g] for g in range(module.groups)]
+        blocks = weight.chunk(module.groups, 0)
+        weight = torch.cat([_take(block, keep, 1) for block, keep in zip(blocks, columns, strict=True)])
+    else:
+        weight = _take(weight, in_, 1)
+    _set(module, "weight", weight)
+    if module.bias is not None:
+        _set(module, "bias", _take(module.bias, out, 0))
+    module.in_channels, module.out_channels = len(in_), len(out)
+
+
+def _cut_linear(module: nn.Module, layer: Layer, in_: list[int], out: list[int]) -> None:
+    assert isinstance(module, nn.Linear)
+    _set(module, "weight", _take(_take(module.weight, out, 0), in_, 1))
+    if module.bias is not None:
+        _set(module, "bias", _take(module.bias, out, 0))
+    module.in_features, module.out_features = len(in_), len(out)
+
+
+def _cut_batch_norm(module: nn.Module, layer: Layer, in_: list[int], out: list[int]) -> None:
+    assert isinstance(module, nn.BatchNorm2d)
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        if getattr(module, name) is not None:
+            _set(module, name, _take(getattr(module, name), out, 0))
+    module.num_features = len(out)
+
+
+def _cut_parameter(modules: dict[str, nn.Module], name: str, out: list[int]) -> None:
+    owner, _, attribute = name.rpartition(".")
+    value = getattr(modules[owner], attribute)
+    axis = next(d for d, size in enumerate(value.shape) if size > 1)
+    _set(modules[owner], attribute, _take(value, out, axis))
+
+
+_CUT = {"conv": _cut_conv, "linear": _cut_linear, "batch_norm": _cut_batch_norm}

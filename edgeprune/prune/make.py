@@ -1,0 +1,151 @@
+"""From a checkpoint to a plan and a smaller checkpoint: trace, score, choose, cut."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from edgeprune.errors import PlanError, RecipeError
+from edgeprune.graph.channels import ChannelGraph, build
+from edgeprune.graph.cost import CostModel
+from edgeprune.graph.trace import trace
+from edgeprune.prune import importance
+from edgeprune.prune.allocate import Budget, Limits, allocate
+from edgeprune.prune.apply import apply, compose, make_plan
+from edgeprune.records import PrunePlan, read_json, write_json
+from edgeprune.records.files import write_bytes
+from edgeprune.yolo import blocks
+from edgeprune.yolo.checkpoint import pack
+from edgeprune.yolo.data import batches
+from edgeprune.yolo.load import Detector, load, predictions
+from edgeprune.yolo.loss import gradients
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to cut and how.
+
+    Attributes:
+        model: The checkpoint (or model YAML) to cut.
+        parent: The checkpoint that all rounds started from; None where `model` is it.
+        before: The plan from parent to model; None in the first round.
+        image_size: Height and width in pixels that MACs are counted at.
+        macs_ratio: MACs that may stay, as a share of the parent's; or
+        channel_ratio: channels that may stay, as a share of all.
+        importance, scope, channel_multiple, min_width, max_group_ratio, seed: As in Recipe.
+        view: data.yaml of a view, for importance taylor.
+        batch, batches: Images a batch and batches, for importance taylor.
+        torch_device: '' for the first GPU or the CPU.
+    """
+
+    model: Path
+    image_size: tuple[int, int]
+    importance: str
+    parent: Path | None = None
+    before: Path | None = None
+    macs_ratio: float | None = None
+    channel_ratio: float | None = None
+    scope: str = "global"
+    channel_multiple: int = 8
+    min_width: int = 8
+    max_group_ratio: float = 0.8
+    view: Path | None = None
+    batch: int = 16
+    batches: int = 16
+    torch_device: str = ""
+    seed: int = 0
+
+
+def channel_graph(model: nn.Module, image_size: tuple[int, int], channels: int = 3) -> ChannelGraph:
+    """The channel graph of a detector, costs counted at `image_size` (height, width)."""
+    return build(trace(model, (1, channels, *image_size), predictions), blocks.ties(model))
+
+
+def prune_checkpoint(
+    request: Request,
+    *,
+    plan_file: Path,
+    checkpoint_file: Path,
+    on_batch: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[Detector, PrunePlan]:
+    """Cut a checkpoint and write the plan (from the parent) and the smaller checkpoint.
+
+    Returns:
+        The detector that was cut, as it came, and the plan.
+
+    Raises:
+        RecipeError, PlanError, CheckpointError, UnsupportedOpError.
+    """
+    detector = load(request.model, request.seed)
+    _require_stride(detector, request.image_size)
+    graph = channel_graph(detector.model, request.image_size, _channels(detector))
+    costs = CostModel(graph, detector.model)
+    before = read_json(request.before, PrunePlan, PlanError) if request.before else None
+    scores = _scores(request, graph, detector, on_batch)
+    budget = Budget(
+        macs_ratio=request.macs_ratio / (before.macs_ratio if before else 1.0) if request.macs_ratio else None,
+        channel_ratio=request.channel_ratio,
+    )
+    limits = Limits(request.channel_multiple, request.min_width, request.max_group_ratio)
+    keeps = allocate(graph, costs, scores, budget, request.scope, limits)
+    plan = make_plan(
+        graph, costs, keeps, importance=request.importance, scope=request.scope,
+        channel_multiple=request.channel_multiple, seed=request.seed,
+    )  # fmt: skip
+    cut = apply(detector.model, graph, plan, blocks.refresh)
+    if before is not None:
+        assert request.parent is not None
+        parent = load(request.parent).model
+        parent_graph = channel_graph(parent, request.image_size, _channels(detector))
+        plan = compose(before, plan, parent_graph, CostModel(parent_graph, parent))
+    write_json(plan_file, plan)
+    write_bytes(checkpoint_file, pack(cut, detector.checkpoint, half=detector.half))
+    return detector, plan
+
+
+def _scores(
+    request: Request, graph: ChannelGraph, detector: Detector, on_batch: Callable[[int, int], None]
+) -> importance.Scores:
+    model = detector.model
+    if request.importance == "random":
+        return importance.random(graph, request.seed)
+    if request.importance in {"l1", "l2"}:
+        return importance.magnitude(graph, model, int(request.importance[1]))
+    if request.importance == "bn":
+        return importance.batch_norm_scale(graph, model)
+    if request.view is None:
+        raise RecipeError(
+            "Importance taylor needs training data.", expected="--data data.yaml", got="none",
+            next_step="give the data set, or take l1, l2, bn or random",
+        )  # fmt: skip
+    device = torch.device(request.torch_device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    drawn = batches(request.view, request.image_size[0], request.batch, request.batches, request.seed, device)
+    by_batch = gradients(model.to(device), _counted(drawn, request.batches, on_batch))
+    scores = importance.taylor(graph, model, by_batch)
+    model.cpu()
+    return scores
+
+
+def _counted(items: Iterable[T], total: int, on_item: Callable[[int, int], None]) -> Iterator[T]:
+    for number, item in enumerate(items, 1):
+        yield item
+        on_item(number, total)
+
+
+def _channels(detector: Detector) -> int:
+    return int(detector.model.yaml.get("channels", 3))
+
+
+def _require_stride(detector: Detector, image_size: tuple[int, int]) -> None:
+    if any(edge % detector.stride for edge in image_size):
+        raise RecipeError(
+            "The input's size doesn't divide by the detector's stride.",
+            expected=f"multiples of {detector.stride}", got=f"{image_size[0]}x{image_size[1]}",
+        )  # fmt: skip

@@ -1,0 +1,42 @@
+"""What crosses a file or a process: pydantic models, frozen, unknown keys refused, units in the names."""
+
+from __future__ import annotations
+
+from edgeprune.records.base import Record, read_json, read_yaml, write_json
+from edgeprune.records.bundle import Bundle, BundleFile, Lineage, TensorSpec
+from edgeprune.records.calibration import CalibrationImage, CalibrationSet
+from edgeprune.records.measurement import Accuracy, Comparison, Latency, Measurement, Parity, TensorParity
+from edgeprune.records.plan import LayerKeep, PrunedGroup, PrunePlan
+from edgeprune.records.recipe import Goal, Recipe
+from edgeprune.records.report import BenchRun, Report, Row, Verdict, VerifyRun
+from edgeprune.records.target import TargetProfile
+
+__all__ = [
+    "Accuracy",
+    "BenchRun",
+    "Bundle",
+    "BundleFile",
+    "CalibrationImage",
+    "CalibrationSet",
+    "Comparison",
+    "Goal",
+    "Latency",
+    "LayerKeep",
+    "Lineage",
+    "Measurement",
+    "Parity",
+    "PrunePlan",
+    "PrunedGroup",
+    "Recipe",
+    "Record",
+    "Report",
+    "Row",
+    "TargetProfile",
+    "TensorParity",
+    "TensorSpec",
+    "Verdict",
+    "VerifyRun",
+    "read_json",
+    "read_yaml",
+    "write_json",
+]

@@ -1,0 +1,62 @@
+"""Bundle: the finished build as files and hashes, with what a device must know to run it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from edgeprune.records.base import Record
+from edgeprune.records.calibration import Sha256
+from edgeprune.records.report import Row
+from edgeprune.records.target import TargetProfile
+
+
+class BundleFile(Record):
+    """One file of the bundle, path relative to manifest.json."""
+
+    path: str = Field(pattern=r"^[^/].*$")
+    sha256: Sha256
+    bytes: int = Field(ge=0)
+
+
+class TensorSpec(Record):
+    """One input or output tensor."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: Literal["float32"]
+
+
+class Lineage(Record):
+    """Where the build comes from."""
+
+    edgeprune: str
+    """Version."""
+    model_sha256: Sha256
+    data_sha256: Sha256
+    recipe_sha256: Sha256
+    plan_sha256: Sha256
+    onnx_sha256: Sha256
+
+
+class Bundle(Record):
+    """manifest.json."""
+
+    format: Literal[1] = 1
+    target: str
+    profile: TargetProfile
+    precision: str
+    """The precision that won on the target; the runtime is asked for it."""
+    engine: str
+    """The file among `files` that the runtime loads."""
+    files: tuple[BundleFile, ...] = Field(min_length=1)
+    input: TensorSpec
+    outputs: tuple[TensorSpec, ...] = Field(min_length=1)
+    names: dict[int, str]
+    """Class names."""
+    lineage: Lineage
+    measured: Row
+    """The accepted build's figures."""
+    parent: Row
+    """The parent's figures from the same run."""

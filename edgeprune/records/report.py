@@ -1,0 +1,70 @@
+"""Report: every variant that was measured, and the verdict."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from edgeprune.records.base import Record
+from edgeprune.records.measurement import Accuracy, Comparison, Latency, Measurement, Parity
+
+
+class Row(Record):
+    """One variant on one runtime in one precision."""
+
+    variant: str
+    """parent or pruned."""
+    runtime: str
+    precision: str
+    map50_95: float
+    map50: float
+    latency_ms: Latency
+    macs: int
+    """Multiply-accumulates of one image."""
+    parameters: int
+    bytes: int
+    """Size of the file or files that the runtime loads."""
+
+
+class Verdict(Record):
+    """Whether the build counts."""
+
+    accepted: bool
+    reasons: tuple[str, ...]
+    """Each condition with its figures, met or not."""
+    comparison: Comparison
+    """The pair that decided: the best build against the best parent."""
+    map_drop: float
+    """mAP50-95 of that parent minus that of that build."""
+
+
+class Report(Record):
+    """report.json."""
+
+    target: str
+    rows: tuple[Row, ...]
+    verdict: Verdict
+    comparisons: tuple[Comparison, ...] = ()
+    """Every build against the parent in the same precision."""
+    left_out: tuple[str, ...] = ()
+    """What was asked for and couldn't be run, with the reason."""
+    environment: dict[str, str] = Field(default_factory=dict)
+    """Machine and versions."""
+    inputs: dict[str, str] = Field(default_factory=dict)
+    """SHA-256 of model, data set, target and recipe."""
+
+
+class BenchRun(Record):
+    """bench.json: one run of all engines of a target."""
+
+    measurements: tuple[Measurement, ...]
+    left_out: tuple[str, ...] = ()
+    environment: dict[str, str]
+    order: tuple[int, ...]
+    """Index of the engine of every block, in the order they ran."""
+
+
+class VerifyRun(Record):
+    """verify.json: parity and accuracy of all engines of a target."""
+
+    parity: tuple[Parity, ...]
+    accuracy: tuple[Accuracy, ...]

@@ -1,0 +1,48 @@
+"""TargetProfile: the hardware and the runtime that a build is for."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from edgeprune.records.base import Record
+
+Runtime = Literal["onnxruntime", "openvino"]
+Precision = Literal["fp32", "bf16"]
+
+#: Precisions that each runtime can be asked for here.
+PRECISIONS: dict[str, tuple[str, ...]] = {"onnxruntime": ("fp32",), "openvino": ("fp32", "bf16")}
+
+
+class TargetProfile(Record):
+    """A target: what the finished engine runs on, and how. One YAML file under targets/ each."""
+
+    description: str
+    """One line for `edgeprune targets`."""
+    runtime: Runtime
+    """The library that executes the engine."""
+    device: Literal["local"] = "local"
+    """Where it runs: this machine."""
+    input_shape: tuple[
+        Literal[1],
+        Annotated[int, Field(ge=1, le=4)],
+        Annotated[int, Field(ge=32, le=4096)],
+        Annotated[int, Field(ge=32, le=4096)],
+    ]
+    """Batch (1), channels, height, width in pixels of the engine's static input."""
+    precisions: tuple[Precision, ...] = ("fp32",)
+    """Arithmetic to race on the target. What the hardware doesn't have is left out, and the report says so."""
+    channel_multiple: int = Field(default=8, ge=1, le=64)
+    """Cut widths divide by it: odd widths are slower than the whole on most kernels."""
+    threads: int = Field(default=0, ge=0, le=256)
+    """Threads of one inference; 0 = as many as the machine has cores."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> TargetProfile:
+        unknown = [p for p in self.precisions if p not in PRECISIONS[self.runtime]]
+        if unknown or not self.precisions or len(set(self.precisions)) != len(self.precisions):
+            raise ValueError(f"precisions of {self.runtime} are distinct ones of {', '.join(PRECISIONS[self.runtime])}")
+        if any(edge % 32 for edge in self.input_shape[2:]):
+            raise ValueError("height and width of input_shape are multiples of 32 (the detector's largest stride)")
+        return self

@@ -1,0 +1,1 @@
+"""What the user reads: the verdict and the table."""

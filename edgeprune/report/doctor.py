@@ -1,0 +1,67 @@
+"""What this machine has, for `edgeprune doctor`."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from edgeprune.bench.measure import environment
+from edgeprune.errors import DeviceError
+from edgeprune.job import list_targets
+from edgeprune.records.target import PRECISIONS
+from edgeprune.runtime.session import available
+
+#: Package -> the extra that brings it.
+EXTRAS = {
+    "torch": "build", "ultralytics": "build", "onnx": "build", "onnxslim": "build", "pycocotools": "build",
+    "onnxruntime": "onnxruntime", "openvino": "openvino",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the table."""
+
+    fine: bool
+    what: str
+    found: str
+    to_do: str = ""
+
+
+def examine() -> list[Check]:
+    """Look at packages, runtimes, targets and space. Changes nothing."""
+    machine = environment()
+    checks = [
+        Check(True, "machine", f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}"),
+        Check((3, 10) <= sys.version_info[:2] <= (3, 13), "Python", platform.python_version()),
+    ]
+    for package, extra in EXTRAS.items():
+        try:
+            checks.append(Check(True, package, version(package)))
+        except PackageNotFoundError:
+            checks.append(Check(False, package, "not installed", f"pip install 'edgeprune[{extra}]'"))
+    for runtime, precisions in PRECISIONS.items():
+        for precision in precisions:
+            try:
+                why = available(runtime, precision)
+            except DeviceError:
+                continue  # said above: not installed
+            checks.append(Check(why is None, f"{runtime} {precision}", why or "available"))
+    telemetry = os.environ.get("ORT_DISABLE_TELEMETRY")
+    state = "off" if telemetry == "1" else f"ORT_DISABLE_TELEMETRY={telemetry}"
+    checks.append(
+        Check(
+            telemetry == "1", "telemetry of ONNX Runtime", state,
+            "" if telemetry == "1" else "unset ORT_DISABLE_TELEMETRY",
+        )
+    )  # fmt: skip
+    free = shutil.disk_usage(Path.cwd()).free
+    checks.append(Check(free > 1e9, "free space here", f"{free / 1e9:.1f} GB"))
+    names = list_targets()
+    checks.append(Check(bool(names), "targets", ", ".join(names) or "none", "" if names else "write targets/NAME.yaml"))
+    return checks

@@ -1,0 +1,37 @@
+"""The report on the terminal."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from edgeprune.records import Report
+
+
+def show(report: Report, console: Console) -> None:
+    """Print rows and verdict."""
+    runtime = ", ".join(sorted({row.runtime for row in report.rows}))
+    table = Table(title=f"{report.target} on {runtime}", title_justify="left", box=None, pad_edge=False)
+    for heading in ("variant", "arithmetic"):
+        table.add_column(heading)
+    for heading in ("mAP50-95", "mAP50", "p50 ms", "p90", "p99", "GMACs", "Mparam", "MB"):
+        table.add_column(heading, justify="right")
+    for row in report.rows:
+        latency = row.latency_ms
+        table.add_row(
+            row.variant, row.precision, f"{row.map50_95:.4f}", f"{row.map50:.4f}",
+            f"{latency.p50:.2f}", f"{latency.p90:.2f}", f"{latency.p99:.2f}",
+            f"{row.macs / 1e9:.3f}", f"{row.parameters / 1e6:.2f}", f"{row.bytes / 1e6:.1f}",
+        )  # fmt: skip
+    console.print(table)
+    for comparison in report.comparisons:
+        console.print(
+            f"  {comparison.build} : {comparison.parent} = {comparison.ratio:.3f} "
+            f"[{comparison.low:.3f}, {comparison.high:.3f}] of the time, {comparison.pairs} pairs of blocks"
+        )
+    for sentence in report.left_out:
+        console.print(f"  left out: {sentence}")
+    verdict = report.verdict
+    console.print("[bold green]accepted[/]" if verdict.accepted else "[bold red]rejected[/]")
+    for reason in verdict.reasons:
+        console.print(f"  {reason}")

@@ -1,0 +1,1 @@
+"""Running an engine on the device, without torch: letterbox, session, decode, predictions."""

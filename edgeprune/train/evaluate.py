@@ -1,0 +1,81 @@
+"""mAP of predictions, by pycocotools.
+
+Rules:
+- 300 detections an image count, as in Ultralytics' validator (COCO's own summary stops at 100).
+- Boxes of the data set are never 'crowd'; areas don't matter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from edgeprune.errors import missing_package
+from edgeprune.records import Accuracy
+from edgeprune.records.dataset import DataSet, read_boxes
+from edgeprune.runtime.decode import Thresholds
+from edgeprune.runtime.predict import CocoResult
+
+
+def score(engine: str, data: DataSet, results: Sequence[CocoResult], split: str = "val") -> Accuracy:
+    """Mean average precision over a split.
+
+    Args:
+        engine: For the record.
+        results: From `edgeprune.runtime.predict.predict` over the split's images in order.
+
+    Raises:
+        DataError: A label that is no box.
+    """
+    try:
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
+    except ImportError as error:
+        raise missing_package("pycocotools", "build") from error
+    images = data.splits[split]
+    limit = Thresholds().max_detections
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO()
+        truth.dataset = _truth(data, split)
+        truth.createIndex()
+        if not results:
+            return Accuracy(engine=engine, map50_95=0.0, map50=0.0, images=len(images))
+        evaluation = COCOeval(truth, truth.loadRes(list(results)), "bbox")
+        evaluation.params.maxDets = [1, 100, limit]
+        evaluation.params.areaRng = [[0, 1e10]]
+        evaluation.params.areaRngLbl = ["all"]
+        evaluation.evaluate()
+        evaluation.accumulate()
+    precision = evaluation.eval["precision"][:, :, :, 0, 2]  # IoU, recall, class
+    return Accuracy(engine=engine, map50_95=_mean(precision), map50=_mean(precision[0]), images=len(images))
+
+
+def _mean(precision: Any) -> float:
+    """Mean over what is defined: a class without a box in the split has precision -1 and doesn't count."""
+    defined = precision[precision > -1]
+    return float(np.mean(defined)) if defined.size else 0.0
+
+
+def _truth(data: DataSet, split: str) -> dict[str, Any]:
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for number, path in enumerate(data.splits[split], 1):
+        with Image.open(path) as image:
+            rotated = image.getexif().get(274, 1) >= 5  # EXIF orientations that swap the axes
+            width, height = image.size[::-1] if rotated else image.size
+        images.append({"id": number, "width": width, "height": height, "file_name": path.name})
+        for label, x, y, w, h in read_boxes(path, len(data.names)).astype(float).tolist():
+            box = [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height]
+            annotations.append(
+                {
+                    "id": len(annotations) + 1, "image_id": number, "category_id": int(label) + 1,
+                    "bbox": box, "area": box[2] * box[3], "iscrowd": 0,
+                }
+            )  # fmt: skip
+    categories = [{"id": index + 1, "name": name} for index, name in sorted(data.names.items())]
+    return {"images": images, "annotations": annotations, "categories": categories}

@@ -1,0 +1,31 @@
+"""The real detection loss of a detector, and its gradients."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from ultralytics.cfg import get_cfg
+from ultralytics.nn.tasks import DetectionModel
+
+
+def gradients(model: DetectionModel, batches: Iterable[dict[str, Any]]) -> Iterator[dict[str, torch.Tensor]]:
+    """Gradients of the detection loss, one batch at a time.
+
+    BatchNorm uses its running statistics (eval mode), as the deployed model does, so that the gradient of a
+    channel is that of the function that will be cut. The caller's model isn't changed.
+
+    Yields:
+        Parameter name -> gradient of the loss by it, for every parameter that the loss reaches.
+    """
+    model = copy.deepcopy(model).eval().requires_grad_(True)
+    # the loss' gains are hyper-parameters of training; a checkpoint holds them as a dict
+    model.args = get_cfg(overrides={k: v for k, v in dict(model.args).items() if k in {"box", "cls", "dfl"}})
+    model.criterion = None
+    for batch in batches:
+        model.zero_grad(set_to_none=True)
+        loss, _ = model.loss(batch)
+        loss.sum().backward()
+        yield {name: p.grad for name, p in model.named_parameters() if p.grad is not None}

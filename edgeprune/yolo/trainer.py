@@ -1,0 +1,179 @@
+"""Ultralytics' own trainer on a module whose widths no YAML describes, with a resume that is exact.
+
+Rules:
+- The stock trainer builds a new model from the YAML and so loses the pruning; `PrunedTrainer.get_model`
+  returns the checkpoint's module itself. Everything else (augmentation, EMA, DDP, callbacks) is stock.
+- What we add rides on the stock callbacks, which DDP carries to its workers: a loss that wraps the
+  model's own (`LossWrapper`), and `ExactResume`.
+- On a CPU the stock trainer leaves one core idle and keeps NCHW. All cores and channels-last halve the
+  time of an epoch (YOLOv8n cut to 45 % of its MACs, 320 px, batch 16, 2 cores: a step 1.77 s, then 0.77 s).
+- The stock resume starts from the FP16 EMA and an FP16 optimizer, so it ends elsewhere than an
+  uninterrupted run. `ExactResume` keeps the FP32 state beside it and draws every epoch's randomness from
+  (seed, epoch), so that with the loader in the training process (always so on a CPU) an interrupted run
+  ends in the same weights to the bit.
+
+Source: `BaseTrainer` in ultralytics 8.4.190.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from ultralytics.models.yolo.detect import DetectionTrainer
+from ultralytics.nn.tasks import load_checkpoint
+from ultralytics.utils import RANK
+from ultralytics.utils.torch_utils import unwrap_model
+
+from edgeprune.errors import CheckpointError
+from edgeprune.records import files
+from edgeprune.yolo.log import logged
+
+#: criterion, trainer -> criterion.
+LossWrapper = Callable[[Any, Any], Any]
+
+
+class PrunedTrainer(DetectionTrainer):
+    """The stock detection trainer on the module that the checkpoint holds."""
+
+    def get_model(self, cfg: Any = None, weights: nn.Module | None = None, verbose: bool = True) -> nn.Module:
+        if weights is None:
+            raise CheckpointError("A pruned model is fine-tuned from its checkpoint.", got=f"model={self.args.model}")
+        return self.set_model_names_for_load(weights)
+
+
+@dataclass
+class WrapLoss:
+    """Callback: put `wrap` around the model's own criterion before the first batch."""
+
+    wrap: LossWrapper
+
+    def __call__(self, trainer: Any) -> None:
+        model = unwrap_model(trainer.model)
+        if getattr(model, "criterion", None) is None:
+            model.criterion = model.init_criterion()
+        model.criterion = self.wrap(model.criterion, trainer)
+
+
+def use_whole_cpu(trainer: Any) -> None:
+    """Callback: all cores and channels-last where training runs on the CPU."""
+    if trainer.device.type == "cpu":
+        torch.set_num_threads(os.cpu_count() or 1)
+        for model in (unwrap_model(trainer.model), trainer.ema.ema):
+            model.to(memory_format=torch.channels_last)
+
+
+@dataclass
+class ExactResume:
+    """Callbacks that keep what an interrupted run needs to go on as if nothing had happened.
+
+    Attributes:
+        file: One file, replaced whole after every epoch: the stock checkpoints and the FP32 state.
+        seed: Seed of the run.
+    """
+
+    file: Path
+    seed: int
+
+    def restore_checkpoints(self, weights: Path) -> int | None:
+        """Write the stock checkpoints back from the kept file; returns epochs done, None if there are none."""
+        if not self.file.is_file():
+            return None
+        state = torch.load(self.file, weights_only=True)
+        for name in ("last", "best"):
+            files.write_bytes(weights / f"{name}.pt", state[name])
+        return int(state["epoch"]) + 1
+
+    def on_train_start(self, trainer: Any) -> None:
+        if not trainer.resume:
+            return
+        state = torch.load(self.file, weights_only=True, map_location=trainer.device)
+        unwrap_model(trainer.model).load_state_dict(state["model"])
+        trainer.optimizer.load_state_dict(state["optimizer"])
+        trainer.ema.ema.load_state_dict(state["ema"])
+
+    def on_train_epoch_start(self, trainer: Any) -> None:
+        seed = (self.seed * 1_000_003 + trainer.epoch * 101 + RANK + 1) % 2**32
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+        loader = trainer.train_loader
+        if loader.num_workers == 0:
+            loader.generator.manual_seed(seed)
+            loader.reset()
+            _forget_images(loader.dataset)
+
+    def on_model_save(self, trainer: Any) -> None:
+        buffer = io.BytesIO()
+        torch.save(
+            {
+                "epoch": trainer.epoch,
+                "model": unwrap_model(trainer.model).state_dict(),
+                "optimizer": trainer.optimizer.state_dict(),
+                "ema": trainer.ema.ema.state_dict(),
+                "last": trainer.last.read_bytes(),
+                "best": trainer.best.read_bytes(),
+            },
+            buffer,
+        )
+        files.write_bytes(self.file, buffer.getvalue())
+
+
+def _forget_images(dataset: Any) -> None:
+    """Mosaic draws partners from the images loaded last; an epoch must not depend on the one before."""
+    for index in dataset.buffer:
+        dataset.ims[index] = dataset.im_hw0[index] = dataset.im_hw[index] = None
+    dataset.buffer.clear()
+
+
+def train(
+    checkpoint: Path,
+    work: Path,
+    *,
+    seed: int,
+    arguments: dict[str, Any],
+    log: Path | None = None,
+    wrap_loss: LossWrapper | None = None,
+    on_epoch: Callable[[int, int, float], None] | None = None,
+) -> nn.Module:
+    """Train the module in `checkpoint`, going on from where an earlier call in `work` was stopped.
+
+    Args:
+        checkpoint: A stock checkpoint, pruned or not.
+        work: Folder of the run; kept between an interruption and the next call.
+        seed: Seed of everything random.
+        arguments: Ultralytics' training arguments (data, epochs, imgsz, batch, lr0 …).
+        log: Where Ultralytics' output goes.
+        wrap_loss: Put around the detection loss.
+        on_epoch: Called after every epoch with (epochs done, epochs in all, fitness).
+
+    Returns:
+        The weights of the best epoch by Ultralytics' fitness on the val split: FP32, eval mode.
+    """
+    weights = work / "weights"
+    resume = ExactResume(work / "resume.pt", seed)
+    done = resume.restore_checkpoints(weights)
+    if done is None or done < arguments["epochs"]:
+        start = {"model": str(checkpoint)} if done is None else {"resume": str(weights / "last.pt")}
+        fixed = {"task": "detect", "seed": seed, "save_dir": str(work), "exist_ok": True, "plots": False}
+        with logged(log):
+            trainer = PrunedTrainer(overrides={**fixed, **arguments, **start})
+            trainer.add_callback("on_train_start", use_whole_cpu)
+            if wrap_loss:
+                trainer.add_callback("on_train_start", WrapLoss(wrap_loss))
+            for event in ("on_train_start", "on_train_epoch_start", "on_model_save"):
+                trainer.add_callback(event, getattr(resume, event))
+            if on_epoch:
+                trainer.add_callback("on_fit_epoch_end", lambda t: on_epoch(t.epoch + 1, t.epochs, float(t.fitness)))
+            trainer.train()
+        resume.restore_checkpoints(weights)  # the final evaluation strips the stock ones in place
+    model, _ = load_checkpoint(weights / "best.pt")
+    return getattr(model, "student_model", model)  # Ultralytics' own distillation wraps the model
