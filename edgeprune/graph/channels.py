@@ -31,7 +31,7 @@ from torch.utils._pytree import tree_leaves
 
 from edgeprune.errors import PlanError, UnsupportedOpError
 from edgeprune.graph.labels import NONE, Labels
-from edgeprune.graph.rules import RULES, Run, State, nothing
+from edgeprune.graph.rules import RULES, TAKE_STATE, Run, State, loose, nothing
 from edgeprune.graph.trace import Program, module_path, source_line
 
 #: (index of the channel group, index within it), or None where the position can't be cut at all.
@@ -214,8 +214,13 @@ def _call(program: Program, node: torch.fx.Node, values: Mapping[torch.fx.Node, 
         [program.shapes[n.name] for n in node.all_input_nodes if n.name in program.shapes],
         cast(Any, node.target),
     )
-    args = torch.fx.node.map_arg(node.args, lambda n: values[n])
-    kwargs = torch.fx.node.map_arg(node.kwargs, lambda n: values[n])
+
+    def look_up(argument: torch.fx.Node) -> Any:
+        found = values[argument]
+        return loose(labels, found) if isinstance(found, State) and name not in TAKE_STATE else found
+
+    args = torch.fx.node.map_arg(node.args, look_up)
+    kwargs = torch.fx.node.map_arg(node.kwargs, look_up)
     return rule(run, *args, **kwargs)
 
 
@@ -246,6 +251,8 @@ def _gather(labels: Labels) -> ChannelGraph:
     by_signature: dict[Any, list[int]] = {}
     for channel, sides in owned.items():
         why = locked.get(channel)
+        if all(labels.layers[name].kind == "parameter" for name, _ in sides):
+            why = why or "no layer makes it"
         membership = tuple((i, j) for i, p in enumerate(parts) for j, part in enumerate(p) if channel in part)
         by_signature.setdefault((frozenset(sides), () if why else membership, why), []).append(channel)
     groups: list[ChannelGroup] = []

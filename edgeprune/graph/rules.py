@@ -1,8 +1,8 @@
 """What each ATen operator does to channels: one small function an operator, gathered in `RULES`.
 
 How to add a rule: write a function `(run, *args, **kwargs) -> labels` that takes the operator's own
-arguments in ATen's order, with tensors replaced by label tensors (`labels.py`) and parameters by `State`,
-add it to `RULES` under the operator's name, and give it a case in tests/graph/test_rules.py. An operator
+arguments in ATen's order, with tensors replaced by label tensors (`labels.py`; a layer's own parameters by
+`State`, see `TAKE_STATE`), add it to `RULES` under the operator's name, and give it a case in tests/graph/test_rules.py. An operator
 without a rule raises `UnsupportedOpError`; none is ever taken for an element-wise one.
 
 Families:
@@ -132,20 +132,18 @@ def batch_norm(run: Run, x: torch.Tensor, weight: State, *_: Any) -> torch.Tenso
 
 
 def meet(run: Run, a: Any, b: Any = None, *_: Any, **__: Any) -> torch.Tensor:
-    tensors = [as_labels(run, t) for t in (a, b) if isinstance(t, (torch.Tensor, State))]
+    tensors = [t for t in (a, b) if isinstance(t, torch.Tensor)]
     return tensors[0] if len(tensors) == 1 else run.labels.join(*tensors)
 
 
-def as_labels(run: Run, x: torch.Tensor | State) -> torch.Tensor:
-    """A parameter that meets channels element by element (a layer scale) owns one label an element."""
-    if isinstance(x, torch.Tensor):
-        return x
+def loose(labels: Labels, x: State) -> torch.Tensor:
+    """A parameter or buffer that no layer owns (a layer scale): one label an element of its one long axis."""
     long = [d for d, size in enumerate(x.shape) if size > 1]
     if len(long) != 1:
         return nothing(x.shape)
-    known = run.labels.layers.get(x.name)
-    out = known.out if known else run.labels.fresh(x.shape[long[0]])
-    run.labels.layer(x.name, "parameter", out, [], 1, False)
+    known = labels.layers.get(x.name)
+    out = known.out if known else labels.fresh(x.shape[long[0]])
+    labels.layer(x.name, "parameter", out, [], 1, False)
     return torch.tensor(out).reshape([-1 if d == long[0] else 1 for d in range(len(x.shape))])
 
 
@@ -240,6 +238,9 @@ def constant(run: Run, *_: Any, **__: Any) -> torch.Tensor:
 def _table(rule: Rule, names: str) -> dict[str, Rule]:
     return dict.fromkeys(names.split(), rule)
 
+
+#: Operators whose rules take a layer's own `State`; to all others a parameter comes as `loose` labels.
+TAKE_STATE = frozenset({"batch_norm", "conv2d", "linear"})
 
 #: ATen operator (without namespace and overload) -> rule.
 RULES: dict[str, Rule] = {

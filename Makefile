@@ -1,0 +1,76 @@
+# edgeprune: `make help` lists what can be done.
+#
+#   make demo                                        no data needed
+#   make openvino-x86 MODEL=best.pt DATA=data.yaml   a target is a file targets/NAME.yaml
+#
+# Everything sets itself up in .venv; PYTHON=python3.12 chooses another interpreter for that.
+
+PYTHON  ?= python3
+OUT     ?= build
+VENV    := .venv
+BIN     := $(VENV)/bin
+READY   := $(VENV)/.ready
+TARGETS := $(patsubst targets/%.yaml,%,$(wildcard targets/*.yaml))
+
+# Ultralytics installs packages and calls home at run time unless told not to.
+export YOLO_AUTOINSTALL := false
+export YOLO_OFFLINE := true
+export ORT_DISABLE_TELEMETRY := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup targets demo check lint types layers test slow schema clean $(TARGETS)
+
+help: ## this text
+	@echo "make TARGET MODEL=best.pt DATA=data.yaml [RECIPE=recipe.yaml] [OUT=build]"
+	@echo "  TARGET is one of: $(TARGETS)"
+	@echo
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12 | sed 's/^/  make /'
+
+$(READY): pyproject.toml constraints.txt
+	@echo "setting up $(VENV) (6.5 GB with PyTorch; a few minutes the first time)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+		-e '.[build,onnxruntime,openvino,dev]'
+	@touch $@
+
+setup: $(READY) ## install everything into .venv
+
+$(TARGETS): $(READY)
+	@test -n "$(MODEL)" || { echo "make $@: MODEL is missing. Say: make $@ MODEL=best.pt DATA=data.yaml" >&2; exit 2; }
+	@test -n "$(DATA)" || { echo "make $@: DATA is missing. Say: make $@ MODEL=$(MODEL) DATA=data.yaml" >&2; exit 2; }
+	@$(BIN)/edgeprune build $@ --model "$(MODEL)" --data "$(DATA)" --out "$(OUT)" \
+		$(if $(RECIPE),--recipe "$(RECIPE)")
+
+targets: $(READY) ## list the targets
+	@$(BIN)/edgeprune targets
+
+demo: $(READY) ## the main job on a synthetic data set, nothing downloaded (under 10 minutes on 2 cores)
+	@$(BIN)/edgeprune demo --out "$(OUT)/demo"
+
+check: lint types layers test ## what CI runs
+
+lint: $(READY) ## ruff
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: $(READY) ## mypy, strict
+	@$(BIN)/mypy
+
+layers: $(READY) ## an import points down only
+	@$(BIN)/lint-imports
+
+test: $(READY) ## the tests (those on real data where ../shared is)
+	@$(BIN)/python -m pytest -m "not slow and not gpu and not device"
+
+slow: $(READY) ## the tests that take minutes each
+	@$(BIN)/python -m pytest -m slow
+
+schema: $(READY) ## JSON Schemas for editors, into $(OUT)/schema
+	@$(BIN)/edgeprune schema --out "$(OUT)/schema"
+
+clean: ## remove what was built (not .venv)
+	@rm -rf build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info
+
+# A name that is neither a rule nor a target: say what there is instead of make's own riddle.
+%:
+	@echo "make: there is no target '$@'. Targets: $(TARGETS). See also: make help" >&2; exit 2
