@@ -3,7 +3,8 @@
 Rules:
 - A stage's key is a hash of its name, its settings and the contents of what it reads. A stage whose key
   and outputs are as its stamp says is not run again.
-- A stage writes into its own work folder, which survives an interruption so that long work can go on.
+- A stage writes into its own work folder, which survives an interruption so that long work can go on;
+  what it holds of the outputs themselves doesn't.
   Only when it has ended are its outputs flushed and renamed into place, and only then is the stamp written.
 - Another target under the same `out` that has done the same stage lends its outputs (two targets, one
   fine-tuning).
@@ -97,6 +98,8 @@ class Workshop:
         if not started.is_file() or started.read_text() != key or force:
             shutil.rmtree(work, ignore_errors=True)
             files.write_bytes(started, key.encode())
+        for made in makes:  # what an interrupted run had begun of the outputs is made anew
+            files.remove(work / made)
         with files.no_space(self.folder):
             act(work)
         self._stamp_file(name).unlink(missing_ok=True)

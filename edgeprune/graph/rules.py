@@ -1,9 +1,10 @@
 """What each ATen operator does to channels: one small function an operator, gathered in `RULES`.
 
 How to add a rule: write a function `(run, *args, **kwargs) -> labels` that takes the operator's own
-arguments in ATen's order, with tensors replaced by label tensors (`labels.py`; a layer's own parameters by
-`State`, see `TAKE_STATE`), add it to `RULES` under the operator's name, and give it a case in tests/graph/test_rules.py. An operator
-without a rule raises `UnsupportedOpError`; none is ever taken for an element-wise one.
+arguments in ATen's order, with tensors replaced by label tensors (`labels.py`; a layer's own parameters
+by `State`, see `TAKE_STATE`). Add it to `RULES` under the operator's name, and a net that uses it to
+tests/nets.py. An operator without a rule raises `UnsupportedOpError`; none is ever taken for an
+element-wise one.
 
 Families:
 - *move*: data goes elsewhere unchanged; torch runs the operator itself on the labels;

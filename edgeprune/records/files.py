@@ -51,18 +51,21 @@ def move(source: Path, destination: Path) -> None:
         for file in [source] if source.is_file() else sorted(p for p in source.rglob("*") if p.is_file()):
             with open(file, "rb") as handle:
                 os.fsync(handle.fileno())
-        remove(destination)
+        if destination.is_dir():
+            remove(destination)
         os.replace(source, destination)
         sync_folder(destination.parent)
 
 
-def remove(folder: Path) -> None:
-    """Remove a folder so that no reader sees half of it: renamed first."""
-    if folder.is_dir():
-        doomed = folder.with_name(f".{folder.name}.removed")
+def remove(path: Path) -> None:
+    """Remove a file, or a folder so that no reader sees half of it: renamed first."""
+    if path.is_dir():
+        doomed = path.with_name(f".{path.name}.removed")
         shutil.rmtree(doomed, ignore_errors=True)
-        os.replace(folder, doomed)
+        os.replace(path, doomed)
         shutil.rmtree(doomed)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

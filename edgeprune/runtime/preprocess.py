@@ -52,7 +52,8 @@ def read_image(path: Path) -> Pixels:
     try:
         with Image.open(path) as image:
             return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    except (OSError, ValueError, SyntaxError) as error:
+    except (OSError, ValueError, SyntaxError, ImportError) as error:
+        # ImportError: where Ultralytics is loaded, its patch of Image.open looks for another decoder
         raise DataError("The image can't be read.", where=path, got=f"{type(error).__name__}: {error}") from error
 
 

@@ -59,6 +59,7 @@ def finetune(
         "lr0": recipe.learning_rate,
         "lrf": 0.01,
         "cos_lr": True,
+        "patience": 0,  # as many epochs as were asked for
         "warmup_epochs": 1.0,
         "warmup_bias_lr": 0.0,
         "close_mosaic": max(1, epochs // 4),

@@ -19,6 +19,7 @@ from ultralytics.data import build_yolo_dataset
 from ultralytics.data.utils import check_det_dataset
 
 from edgeprune.records.dataset import DataSet, label_file
+from edgeprune.yolo.log import logged
 
 
 def make_view(data: DataSet, folder: Path) -> Path:
@@ -61,9 +62,10 @@ def batches(
     Yields:
         Ultralytics' batch: 'img' float in 0..1 of shape (batch, 3, size, size), 'cls', 'bboxes', 'batch_idx'.
     """
-    data = check_det_dataset(str(view), autodownload=False)
     config = get_cfg(overrides={"imgsz": image_size, "task": "detect", "cache": False, "workers": 0})
-    dataset = build_yolo_dataset(config, data["train"], batch, data, mode="val", rect=False)
+    with logged(None):
+        data = check_det_dataset(str(view), autodownload=False)
+        dataset = build_yolo_dataset(config, data["train"], batch, data, mode="val", rect=False)
     order = torch.Generator().manual_seed(seed)
     drawn = 0
     while drawn < count:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -20,6 +21,7 @@ def gradients(model: DetectionModel, batches: Iterable[dict[str, Any]]) -> Itera
     Yields:
         Parameter name -> gradient of the loss by it, for every parameter that the loss reaches.
     """
+    torch.set_num_threads(os.cpu_count() or 1)  # Ultralytics leaves one core idle
     model = copy.deepcopy(model).eval().requires_grad_(True)
     # the loss' gains are hyper-parameters of training; a checkpoint holds them as a dict
     model.args = get_cfg(overrides={k: v for k, v in dict(model.args).items() if k in {"box", "cls", "dfl"}})

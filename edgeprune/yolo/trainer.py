@@ -171,8 +171,10 @@ def train(
                 trainer.add_callback("on_train_start", WrapLoss(wrap_loss))
             for event in ("on_train_start", "on_train_epoch_start", "on_model_save"):
                 trainer.add_callback(event, getattr(resume, event))
-            if on_epoch:
-                trainer.add_callback("on_fit_epoch_end", lambda t: on_epoch(t.epoch + 1, t.epochs, float(t.fitness)))
+            if on_epoch and not trainer.ddp:  # callbacks travel to DDP's workers; a terminal can't
+                trainer.add_callback(
+                    "on_fit_epoch_end", lambda t: on_epoch(t.epoch + 1, t.epochs, float(t.fitness or 0.0))
+                )
             trainer.train()
         resume.restore_checkpoints(weights)  # the final evaluation strips the stock ones in place
     model, _ = load_checkpoint(weights / "best.pt")

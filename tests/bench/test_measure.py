@@ -1,0 +1,102 @@
+"""Measuring: processes of their own, every sample kept, comparisons that don't invent differences."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from edgeprune.bench.measure import Engine, compare, measure, summarise
+from edgeprune.errors import DeviceError
+from edgeprune.records import Measurement
+
+
+def net(file: Path, layers: int, width: int = 16) -> Path:
+    """An ONNX file of `layers` 3x3 convolutions over 32 x 32 pixels."""
+    generator = np.random.default_rng(0)
+    weights, nodes = [], []
+    for i in range(layers):
+        shape = (width, 3 if i == 0 else width, 3, 3)
+        weights.append(onnx.numpy_helper.from_array(generator.normal(0, 0.1, shape).astype(np.float32), f"w{i}"))
+        nodes.append(helper.make_node("Conv", ["x" if i == 0 else f"t{i}", f"w{i}"], [f"t{i + 1}"], pads=[1] * 4))
+    graph = helper.make_graph(
+        nodes, "net", [helper.make_tensor_value_info("x", TensorProto.FLOAT, (1, 3, 32, 32))],
+        [helper.make_tensor_value_info(f"t{layers}", TensorProto.FLOAT, (1, width, 32, 32))], weights,
+    )  # fmt: skip
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), file)
+    return file
+
+
+def engine(name: str, file: Path) -> Engine:
+    return Engine(name, "onnxruntime", "fp32", file, file, threads=1)
+
+
+IMAGES = np.random.default_rng(0).random((2, 3, 32, 32), dtype=np.float32)
+
+
+def test_a_ten_times_larger_net_is_measured_slower(tmp_path: Path) -> None:
+    small, large = net(tmp_path / "s.onnx", 2), net(tmp_path / "l.onnx", 20)
+    run = measure([engine("large", large), engine("small", small)], IMAGES, rounds=4)
+    assert [m.engine for m in run.measurements] == ["large", "small"]
+    result = compare(run.measurements[1], run.measurements[0])
+    assert result.faster
+    assert result.ratio < 0.7
+    assert sorted(run.order) == [0] * 4 + [1] * 4
+    for m in run.measurements:
+        assert m.latency_ms.samples == sum(len(block) for block in m.blocks_ms)
+        assert len(m.blocks_ms) == 4
+        assert m.runtime.startswith("onnxruntime ")
+        assert m.cold_start_ms > 0
+
+
+def test_no_process_is_left_behind(tmp_path: Path) -> None:
+    file = net(tmp_path / "n.onnx", 1)
+    measure([engine("a", file)], IMAGES, rounds=2)
+    left = subprocess.run(["pgrep", "-fc", "edgeprune.bench.worker"], capture_output=True, text=True).stdout.strip()
+    assert left == "0"
+
+
+def test_engine_that_cant_be_loaded_is_an_error_in_words(tmp_path: Path) -> None:
+    (tmp_path / "x.onnx").write_bytes(b"nonsense")
+    with pytest.raises(DeviceError, match="onnxruntime can't load the engine"):
+        measure([engine("x", tmp_path / "x.onnx")], IMAGES, rounds=2)
+    with pytest.raises(DeviceError, match="doesn't exist"):
+        measure([engine("x", tmp_path / "none.onnx")], IMAGES, rounds=2)
+
+
+def fake(name: str, medians: np.ndarray) -> Measurement:
+    blocks = tuple((float(m), float(m), float(m)) for m in medians)
+    return Measurement(
+        engine=name, artifact_sha256="0" * 64, runtime="r", precision="fp32", threads=1, blocks_ms=blocks,
+        latency_ms=summarise([ms for block in blocks for ms in block]), cold_start_ms=1.0,
+    )  # fmt: skip
+
+
+def test_an_engine_against_itself_is_seldom_called_faster() -> None:
+    """A/A: noise and drift that both share must not make a difference more often than the interval allows."""
+    generator = np.random.default_rng(0)
+    called = 0
+    for trial in range(100):
+        drift = np.cumsum(generator.normal(0, 0.05, 40)) + 5
+        a, b = (fake(n, np.abs(drift * generator.lognormal(0, 0.05, 40))) for n in "ab")
+        called += compare(a, b, seed=trial).faster
+    assert called <= 4  # half a per cent is expected
+
+
+def test_a_difference_beyond_the_noise_is_found_with_its_size() -> None:
+    generator = np.random.default_rng(1)
+    parent = fake("p", 5 * generator.lognormal(0, 0.05, 40))
+    build = fake("b", 4 * generator.lognormal(0, 0.05, 40))
+    result = compare(build, parent)
+    assert result.faster
+    assert result.low < 0.8 < result.high
+
+
+def test_percentiles_are_of_all_samples() -> None:
+    latency = summarise(list(range(1, 102)))
+    assert (latency.p50, latency.p90, latency.p99, latency.samples) == (51, 91, 100, 101)
+    assert latency.mad == 25
