@@ -5,6 +5,7 @@ Heavy rooms are imported inside the work itself, so that a build with nothing to
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -174,7 +175,7 @@ def export(job: Job, again: bool = False) -> None:
 
 
 def verify(job: Job, again: bool = False) -> None:
-    """verify.json: each engine against torch, and its mAP on the runtime itself."""
+    """verify.json: each engine against torch, and its mAP on the runtime itself; predictions/ in COCO's format."""
 
     def act(work: Path) -> None:
         from edgeprune.export.parity import check_parity
@@ -198,12 +199,14 @@ def verify(job: Job, again: bool = False) -> None:
                 session, images, job.profile.input_shape, on_image=_counter(job, engine.name, len(images))
             )
             accuracies.append(score(engine.name, job.data, results))
+            found = work / "predictions" / f"{engine.name.replace(' ', '-')}.json"
+            files.write_bytes(found, json.dumps(results).encode())
         write_json(work / "verify.json", VerifyRun(parity=tuple(parities), accuracy=tuple(accuracies)))
 
     job.shop.stage(
         "verify", act,
         reads={**_engine_files(job), "data": job.sha256["data"], **_versions(job.profile.runtime, "pycocotools")},
-        makes=("verify.json",), force=again,
+        makes=("verify.json", "predictions"), force=again,
     )  # fmt: skip
 
 

@@ -4,7 +4,7 @@ Rules:
 - Only stock classes go in: the module itself, plain dicts and tensors. What a class of ours would add
   travels beside the file, never inside.
 - Class names, strides, task and training arguments are the parent's.
-- No clock: the same model gives the same bytes.
+- No clock and no path of this machine beside the parent's own: the same model gives the same bytes.
 
 Source: `strip_optimizer` and `load_checkpoint` in ultralytics 8.4.190.
 """
@@ -36,14 +36,16 @@ def pack(model: DetectionModel, parent: dict[str, Any], *, half: bool) -> bytes:
         What `YOLO(path)` reads from a file.
     """
     model = copy.deepcopy(model).eval().requires_grad_(False)
-    model.criterion = None
-    model.args = dict(getattr(model, "args", {}))
     arguments = {**DEFAULT_CFG_DICT, **parent.get("train_args", {})}
+    arguments = {k: v for k, v in arguments.items() if k in DEFAULT_CFG_KEYS}
+    model.criterion = None
+    model.args = dict(arguments)
+    model.__dict__.pop("pt_path", None)  # the loader's note of where the file lay
     content = {
         **dict.fromkeys(_EMPTY),
         "epoch": -1,
         "model": model.half() if half else model.float(),
-        "train_args": {k: v for k, v in arguments.items() if k in DEFAULT_CFG_KEYS},
+        "train_args": arguments,
         "train_metrics": None,
         "version": ultralytics_version,
         "license": "AGPL-3.0 License (https://ultralytics.com/license)",

@@ -17,13 +17,15 @@ Source: `BaseTrainer` in ultralytics 8.4.190.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import random
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import torch
@@ -69,6 +71,20 @@ def use_whole_cpu(trainer: Any) -> None:
         torch.set_num_threads(os.cpu_count() or 1)
         for model in (unwrap_model(trainer.model), trainer.ema.ema):
             model.to(memory_format=torch.channels_last)
+
+
+@dataclass
+class Told:
+    """Callback: tell the caller of an epoch, on the output that was there before the log took it."""
+
+    on_epoch: Callable[[int, int, float], None]
+    output: TextIO
+
+    def __call__(self, trainer: Any) -> None:
+        if trainer.epoch >= trainer.epochs:  # the final evaluation comes here once more
+            return
+        with contextlib.redirect_stdout(self.output):
+            self.on_epoch(trainer.epoch + 1, trainer.epochs, float(trainer.fitness or 0.0))
 
 
 @dataclass
@@ -164,6 +180,7 @@ def train(
     if done is None or done < arguments["epochs"]:
         start = {"model": str(checkpoint)} if done is None else {"resume": str(weights / "last.pt")}
         fixed = {"task": "detect", "seed": seed, "save_dir": str(work), "exist_ok": True, "plots": False}
+        told = Told(on_epoch, sys.stdout) if on_epoch else None
         with logged(log):
             trainer = PrunedTrainer(overrides={**fixed, **arguments, **start})
             trainer.add_callback("on_train_start", use_whole_cpu)
@@ -171,10 +188,8 @@ def train(
                 trainer.add_callback("on_train_start", WrapLoss(wrap_loss))
             for event in ("on_train_start", "on_train_epoch_start", "on_model_save"):
                 trainer.add_callback(event, getattr(resume, event))
-            if on_epoch and not trainer.ddp:  # callbacks travel to DDP's workers; a terminal can't
-                trainer.add_callback(
-                    "on_fit_epoch_end", lambda t: on_epoch(t.epoch + 1, t.epochs, float(t.fitness or 0.0))
-                )
+            if told and not trainer.ddp:  # callbacks travel to DDP's workers; a terminal can't
+                trainer.add_callback("on_fit_epoch_end", told)
             trainer.train()
         resume.restore_checkpoints(weights)  # the final evaluation strips the stock ones in place
     model, _ = load_checkpoint(weights / "best.pt")
