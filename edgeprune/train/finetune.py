@@ -1,6 +1,6 @@
 """Fine-tuning a pruned detector with its parent's help.
 
-Choices, measured on the blood-cell YOLOv8n cut to 45 % of its MACs (see README, 'What was measured'):
+Choices, measured on the blood-cell YOLOv8n cut to 45 % of its MACs (README, 'What was measured'):
 - AdamW with a cosine schedule, and an optimizer step every batch: Ultralytics gathers 64 images a step,
   which leaves a few hundred images with three steps an epoch and an EMA that never forgets the cut.
 - `logits` distillation is ours (distill.py); `ultralytics` is the stock trainer's feature distillation.
