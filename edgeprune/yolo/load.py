@@ -20,6 +20,7 @@ from ultralytics.nn.tasks import DetectionModel, guess_model_task, load_checkpoi
 from ultralytics.utils import DEFAULT_CFG_DICT
 
 from edgeprune.errors import CheckpointError
+from edgeprune.yolo.log import logged
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,8 @@ def _from_yaml(path: Path, seed: int) -> Detector:
 def untrained(config: str, names: dict[int, str], seed: int) -> DetectionModel:
     """A detector with random weights by seed, from one of Ultralytics' YAMLs, for other classes."""
     torch.manual_seed(seed)
-    model = DetectionModel(yaml_model_load(config), nc=len(names), verbose=False).eval()
+    with logged(None):
+        model = DetectionModel(yaml_model_load(config), nc=len(names), verbose=False).eval()
     model.names, model.args, model.task = names, dict(DEFAULT_CFG_DICT), "detect"
     return model
 
