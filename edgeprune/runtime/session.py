@@ -17,7 +17,7 @@ from typing import Protocol
 
 import numpy as np
 
-from edgeprune.errors import DeviceError, missing_package
+from edgeprune.errors import DeviceError, EdgepruneError, missing_package
 from edgeprune.runtime.preprocess import Floats
 
 
@@ -57,7 +57,9 @@ def open_session(runtime: str, engine: Path, precision: str, threads: int) -> Se
         raise DeviceError("The engine's file doesn't exist.", where=engine)
     try:
         return openers[runtime](engine, precision, threads or cores())
-    except RuntimeError as error:  # both runtimes raise subclasses of it for files that they can't load
+    except EdgepruneError:
+        raise
+    except Exception as error:  # each runtime has its own tree of errors, ONNX Runtime's under Exception alone
         raise DeviceError(f"{runtime} can't load the engine.", where=engine, got=str(error).splitlines()[0]) from error
 
 
