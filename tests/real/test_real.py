@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 import edgeprune
 from edgeprune.errors import EdgepruneError
 from edgeprune.export.engine import build_engine, engine_file
 from edgeprune.export.onnx import export_onnx
 from edgeprune.records import Goal, Recipe
-from edgeprune.records.dataset import read_dataset
-from edgeprune.runtime.predict import predict
+from edgeprune.records.dataset import DataSet, read_boxes, read_dataset
+from edgeprune.runtime.predict import CocoResult, predict
 from edgeprune.runtime.session import open_session
 from edgeprune.train.evaluate import score
 from edgeprune.yolo.data import make_view
@@ -26,6 +29,8 @@ POINTS = 0.003
     ("weights", "data"), [("yolov8n-bccd.pt", "bccd/data.yaml"), ("yolov8n.pt", "coco-val177/data.yaml")]
 )
 def test_map_on_the_runtimes_is_the_stock_validators(shared: Path, tmp_path: Path, weights: str, data: str) -> None:
+    """The runtimes' predictions, scored as the validator scores, give the validator's mAP; and where classes
+    have boxes enough for the two ways of averaging to agree, so does pycocotools' own figure."""
     from ultralytics import YOLO
 
     dataset = read_dataset(shared / "data" / data)
@@ -39,8 +44,39 @@ def test_map_on_the_runtimes_is_the_stock_validators(shared: Path, tmp_path: Pat
         folder = tmp_path / runtime
         folder.mkdir()
         session = open_session(runtime, engine_file(build_engine(runtime, tmp_path / "m.onnx", folder)), "fp32", 0)
-        ours = score(runtime, dataset, predict(session, dataset.splits["val"], (1, 3, 320, 320)))
-        assert abs(ours.map50_95 - stock.box.map) <= POINTS, (runtime, ours.map50_95, stock.box.map)
+        results = predict(session, dataset.splits["val"], (1, 3, 320, 320))
+        assert abs(validators_map(dataset, results) - stock.box.map) <= POINTS, runtime
+        if "bccd" in data:
+            assert abs(score(runtime, dataset, results).map50_95 - stock.box.map) <= POINTS, runtime
+
+
+def validators_map(dataset: DataSet, results: list[CocoResult]) -> float:
+    """mAP50-95 of our predictions by Ultralytics' own matching and averaging."""
+    from ultralytics.models.yolo.detect import DetectionValidator
+    from ultralytics.utils.metrics import ap_per_class, box_iou
+
+    validator = DetectionValidator.__new__(DetectionValidator)
+    validator.iouv, validator.niou = torch.linspace(0.5, 0.95, 10), 10
+    hits, scores, labels, truths = [], [], [], []
+    for number, image in enumerate(dataset.splits["val"], 1):
+        width, height = Image.open(image).size
+        truth = torch.from_numpy(read_boxes(image, len(dataset.names)))
+        centres, sizes = truth[:, 1:3], truth[:, 3:5]
+        corners = torch.cat((centres - sizes / 2, centres + sizes / 2), 1) * torch.tensor([width, height] * 2)
+        found = [r for r in results if r["image_id"] == number]
+        boxes = torch.tensor([r["bbox"] for r in found]).reshape(-1, 4)
+        boxes = torch.cat((boxes[:, :2], boxes[:, :2] + boxes[:, 2:]), 1)
+        label = torch.tensor([r["category_id"] - 1 for r in found])
+        both = len(found) and len(truth)
+        hits.append(
+            validator.match_predictions(label, truth[:, 0], box_iou(corners, boxes)).numpy()
+            if both
+            else np.zeros((len(found), 10), bool)
+        )
+        scores.append(np.array([r["score"] for r in found]))
+        labels.append(label.numpy())
+        truths.append(truth[:, 0].numpy())
+    return float(ap_per_class(*map(np.concatenate, (hits, scores, labels, truths)))[5].mean())
 
 
 def test_short_build_on_blood_cells(shared: Path, tmp_path: Path) -> None:
