@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -37,12 +37,14 @@ class Limits:
     Attributes:
         channel_multiple: Cut widths divide by it.
         min_width: Channels that every group keeps at least.
-        max_group_ratio: Pruning ratio that no group may exceed.
+        max_group_ratio: Pruning ratio that no group may exceed, counted from
+        original: channel group -> its size in the parent, where earlier rounds have cut it already.
     """
 
     channel_multiple: int = 8
     min_width: int = 8
     max_group_ratio: float = 0.8
+    original: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -101,12 +103,13 @@ class _Ladder:
             return _Ladder(tuple(cluster), (whole,))
         parts = math.gcd(*sizes)
         candidates = [tuple(size * n // parts for size in sizes) for n in range(parts - 1, 0, -1)]
+        from_ = [limits.original.get(graph.groups[g].name, graph.groups[g].size) for g in cluster]
         allowed = [
             row
             for row in candidates
             if all(
-                w >= min(limits.min_width, size) and 1 - w / size <= limits.max_group_ratio + 1e-9
-                for w, size in zip(row, sizes, strict=True)
+                w >= min(limits.min_width, size) and 1 - w / original <= limits.max_group_ratio + 1e-9
+                for w, size, original in zip(row, sizes, from_, strict=True)
             )
         ]
         aligned = [row for row in allowed if all(w % limits.channel_multiple == 0 for w in row)]

@@ -107,6 +107,28 @@ def compose(first: PrunePlan, second: PrunePlan, graph: ChannelGraph, costs: Cos
     )  # fmt: skip
 
 
+def original_sizes(graph: ChannelGraph, before: PrunePlan, parent: ChannelGraph) -> dict[str, int]:
+    """How wide the channel groups of a cut model were in its parent.
+
+    Args:
+        graph: The cut model's.
+        before: Parent -> cut model.
+        parent: The parent's channel graph.
+
+    Returns:
+        Channel group of the cut model -> size of the parent's group that its first channel belongs to.
+    """
+    sizes = {}
+    for index, group in enumerate(graph.groups):
+        name, side = group.sides[0]
+        position = graph.layers[name].side(side).index((index, 0))
+        keep = before.layers[name]
+        channel = parent.layers[name].side(side)[(keep.in_ if side == "in" else keep.out)[position]]
+        assert channel is not None
+        sizes[group.name] = parent.groups[channel[0]].size
+    return sizes
+
+
 def _take(tensor: torch.Tensor, keep: list[int], axis: int) -> torch.Tensor:
     return tensor.index_select(axis, torch.tensor(keep, device=tensor.device)).clone()
 

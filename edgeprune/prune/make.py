@@ -16,7 +16,7 @@ from edgeprune.graph.cost import CostModel
 from edgeprune.graph.trace import trace
 from edgeprune.prune import importance
 from edgeprune.prune.allocate import Budget, Limits, allocate
-from edgeprune.prune.apply import apply, compose, make_plan
+from edgeprune.prune.apply import apply, compose, make_plan, original_sizes
 from edgeprune.records import PrunePlan, read_json, write_json
 from edgeprune.records.files import write_bytes
 from edgeprune.yolo import blocks
@@ -93,7 +93,13 @@ def prune_checkpoint(
         macs_ratio=request.macs_ratio / (before.macs_ratio if before else 1.0) if request.macs_ratio else None,
         channel_ratio=request.channel_ratio,
     )
-    limits = Limits(request.channel_multiple, request.min_width, request.max_group_ratio)
+    original: dict[str, int] = {}
+    if before is not None:
+        assert request.parent is not None
+        parent = load(request.parent).model
+        parent_graph = channel_graph(parent, request.image_size, _channels(detector))
+        original = original_sizes(graph, before, parent_graph)
+    limits = Limits(request.channel_multiple, request.min_width, request.max_group_ratio, original)
     keeps = allocate(graph, costs, scores, budget, request.scope, limits)
     plan = make_plan(
         graph, costs, keeps, importance=request.importance, scope=request.scope,
@@ -101,9 +107,6 @@ def prune_checkpoint(
     )  # fmt: skip
     cut = apply(detector.model, graph, plan, blocks.refresh)
     if before is not None:
-        assert request.parent is not None
-        parent = load(request.parent).model
-        parent_graph = channel_graph(parent, request.image_size, _channels(detector))
         plan = compose(before, plan, parent_graph, CostModel(parent_graph, parent))
     write_json(plan_file, plan)
     write_bytes(checkpoint_file, pack(cut, detector.checkpoint, half=detector.half))

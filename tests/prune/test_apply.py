@@ -104,9 +104,11 @@ def test_two_rounds_compose_into_one_plan_from_the_parent(tmp_path: Path) -> Non
     parent = tmp_path / "parent.pt"
     parent.write_bytes(pack(give_life(untrained("yolo11n.yaml", NAMES, 0)), {}, half=False))
     first = cut(parent, 0.7, "one")
-    second = cut(first, 0.5, "two", before=tmp_path / "one.json", parent=parent)
+    second = cut(first, 0.25, "two", before=tmp_path / "one.json", parent=parent)
     plan = read_json(tmp_path / "two.json", PrunePlan, PlanError)
-    assert plan.macs_ratio <= 0.5
+    assert plan.macs_ratio <= 0.25
+    # the cap of 0.8 holds from the parent, not anew in every round
+    assert all(1 - len(g.keep) / g.size <= 0.8 for g in plan.groups.values())
     model = load(parent).model
     at_once = apply(model, channel_graph(model, (64, 64)), plan, blocks.refresh)
     image = torch.rand(1, 3, 64, 64)
