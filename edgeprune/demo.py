@@ -29,7 +29,7 @@ SIZE = 128
 #: Drawn larger and scaled down, for smooth edges.
 OVERSAMPLE = 2
 TRAIN_IMAGES, VAL_IMAGES = 288, 96
-TRAIN_EPOCHS = 20
+TRAIN_EPOCHS = 28
 #: An object whose visible share is smaller has no label.
 MIN_VISIBLE = 0.4
 TARGETS = ("onnxruntime-x86", "openvino-x86")
