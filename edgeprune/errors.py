@@ -57,7 +57,11 @@ class CheckpointError(EdgepruneError):
     """A file that isn't a checkpoint that edgeprune can prune."""
 
 
-class UnsupportedOpError(EdgepruneError):
+class ModelError(EdgepruneError):
+    """A model that can't be traced or cut: data-dependent control flow, parameters that layers share."""
+
+
+class UnsupportedOpError(ModelError):
     """An operator of the traced program that has no rule for its channels."""
 
 

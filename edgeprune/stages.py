@@ -39,9 +39,9 @@ def admit(job: Job) -> None:
     def act(work: Path) -> None:
         from edgeprune.records.dataset import require_classes
         from edgeprune.yolo.checkpoint import pack
-        from edgeprune.yolo.load import load
+        from edgeprune.yolo.load import load_detector
 
-        detector = load(job.model)
+        detector = load_detector(job.model)
         require_classes(job.data, detector.names, job.model)
         files.write_bytes(work / "parent.pt", pack(detector.model, detector.checkpoint, half=detector.half))
 
@@ -182,7 +182,7 @@ def verify(job: Job, again: bool = False) -> None:
         from edgeprune.runtime.predict import predict
         from edgeprune.runtime.session import open_session
         from edgeprune.train.evaluate import score
-        from edgeprune.yolo.load import load
+        from edgeprune.yolo.load import load_detector
 
         images = job.data.splits["val"]
         parities, accuracies = [], []
@@ -190,7 +190,7 @@ def verify(job: Job, again: bool = False) -> None:
             checkpoint = job.shop / ("parent.pt" if engine.name.startswith("parent") else "finetuned.pt")
             parities.append(
                 check_parity(
-                    engine.name, load(checkpoint).model, job.shop / f"{engine.name.split()[0]}.onnx",
+                    engine.name, load_detector(checkpoint).model, job.shop / f"{engine.name.split()[0]}.onnx",
                     engine.runtime, engine.artifact, engine.precision, _probe_images(job)[:4],
                 )
             )  # fmt: skip

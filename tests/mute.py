@@ -6,11 +6,15 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from edgeprune.graph.channels import ChannelGraph
+from edgeprune.graph.cost import CostModel
+from edgeprune.prune.apply import apply, make_plan
+from edgeprune.yolo import blocks
 
 
 def mute(model: nn.Module, graph: ChannelGraph, keeps: Mapping[str, Sequence[int]]) -> nn.Module:
@@ -50,13 +54,44 @@ def largest_error(a: Any, b: Any) -> float:
 
 
 def give_life(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Random BatchNorm statistics and scales: fresh ones are all alike and would hide a mixed-up channel."""
+    """Random BatchNorm statistics and scales, layer scales, and weights where fresh ones are all zero: what is
+    all alike would hide a mixed-up channel."""
     generator = torch.Generator().manual_seed(seed)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            with torch.no_grad():
-                module.weight.uniform_(0.5, 1.5, generator=generator)
-                module.bias.uniform_(-0.5, 0.5, generator=generator)
-                module.running_mean.uniform_(-0.5, 0.5, generator=generator)
-                module.running_var.uniform_(0.5, 1.5, generator=generator)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                for tensor, low in ((module.weight, 0.5), (module.bias, -0.5), (module.running_mean, -0.5)):
+                    if tensor is not None:
+                        tensor.uniform_(low, low + 1, generator=generator)
+                if module.running_var is not None:
+                    module.running_var.uniform_(0.5, 1.5, generator=generator)
+        for name, parameter in model.named_parameters():
+            if not parameter.any():
+                parameter.uniform_(-0.1, 0.1, generator=generator)
+            elif name.endswith("gamma"):
+                parameter.uniform_(0.5, 1.5, generator=generator)
     return model
+
+
+def random_keeps(graph: ChannelGraph, seed: int, ratio: float) -> dict[str, tuple[int, ...]]:
+    """Random channels of every group that can be cut; clusters shrink in proportion, so halves stay halves."""
+    generator = np.random.default_rng(seed)
+    keeps: dict[str, tuple[int, ...]] = {}
+    for cluster in graph.clusters:
+        rows = graph.proportions(cluster)
+        if len(rows) == 1:
+            continue
+        stay = 1 - ratio * generator.random() * 2
+        row = min(rows, key=lambda row: abs(row[0] / rows[0][0] - stay))
+        for g, size in zip(cluster, row, strict=True):
+            group = graph.groups[g]
+            keeps[group.name] = tuple(sorted(generator.choice(group.size, size, replace=False).tolist()))
+    return keeps
+
+
+def cut_and_mute(
+    model: nn.Module, graph: ChannelGraph, keeps: Mapping[str, tuple[int, ...]]
+) -> tuple[nn.Module, nn.Module]:
+    costs = CostModel(graph, model)
+    plan = make_plan(graph, costs, dict(keeps), importance="random", scope="global", channel_multiple=1, seed=0)
+    return apply(model, graph, plan, blocks.settle), mute(model, graph, keeps)

@@ -17,22 +17,12 @@ they come from running the program on labels, so that reshapes and splits need n
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from operator import getitem
-from typing import Any, cast
 
-import torch
-from torch.utils._pytree import tree_leaves
-
-from edgeprune.errors import PlanError, UnsupportedOpError
-from edgeprune.graph.labels import NONE, Labels
-from edgeprune.graph.rules import RULES, TAKE_STATE, Run, State, loose, nothing
-from edgeprune.graph.trace import Program, module_path, source_line
+from edgeprune.errors import PlanError
 
 #: (index of the channel group, index within it), or None where the position can't be cut at all.
 Channel = tuple[int, int] | None
@@ -45,7 +35,7 @@ class Layer:
     """A module (or a bare parameter) with its channels by position.
 
     Attributes:
-        kind: conv, linear, batch_norm or parameter.
+        kind: conv, conv_transpose, linear, batch_norm or parameter.
         in_: Channel at each input position, in the parent's order; empty for batch_norm and parameter.
         out: Channel at each output position.
         groups: Groups of a convolution. Depthwise ones are as many as their input channels.
@@ -71,12 +61,15 @@ class ChannelGroup:
         size: Channels in the group.
         sides: The layers whose input or output positions it owns.
         locked: Why it can't be cut, or None.
+        sizes: The only sizes at which a cut equals muting, where a block computes with its own width; empty
+            for any size.
     """
 
     name: str
     size: int
     sides: tuple[Side, ...]
     locked: str | None
+    sizes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -97,6 +90,7 @@ class ChannelGraph:
         layers: Layer by module name, in execution order.
         groups: All channel groups, locked ones too.
         clusters: Indices of the groups that shrink in proportion; every group is in exactly one cluster.
+        reasons: Of each cluster, the sentences that say what ties its groups; none for a group by itself.
         costs: Where multiply-accumulates are spent, at the real input size, batch 1.
         sha256: Identity of the graph.
     """
@@ -104,6 +98,7 @@ class ChannelGraph:
     layers: dict[str, Layer]
     groups: tuple[ChannelGroup, ...]
     clusters: tuple[tuple[int, ...], ...]
+    reasons: tuple[tuple[str, ...], ...]
     costs: tuple[Cost, ...]
     sha256: str
 
@@ -138,6 +133,14 @@ class ChannelGraph:
             for name, layer in self.layers.items()
         }
 
+    def proportions(self, cluster: Sequence[int]) -> list[tuple[int, ...]]:
+        """Every row of sizes that the cluster's groups can be cut to, from whole to narrowest."""
+        sizes = [self.groups[g].size for g in cluster]
+        parts = 1 if self.locked(cluster) else math.gcd(*sizes)
+        rows = [tuple(size * n // parts for size in sizes) for n in range(parts, 0, -1)]
+        allowed = [self.groups[g].sizes for g in cluster]
+        return [row for row in rows if all(not a or n in a for n, a in zip(row, allowed, strict=True))]
+
     def _check_clusters(self, stays: Mapping[int, set[int]]) -> None:
         for cluster in self.clusters:
             kept = {g: len(stays[g]) if g in stays else self.groups[g].size for g in cluster}
@@ -150,186 +153,13 @@ class ChannelGraph:
                         expected=f"{self.groups[first].size}:{self.groups[g].size}",
                         got=f"{kept[first]}:{kept[g]}",
                     )
-
-
-def build(program: Program, ties: Iterable[Sequence[Side]] = ()) -> ChannelGraph:
-    """Run the program on labels and gather what was learned.
-
-    Args:
-        program: From `trace`.
-        ties: Layer sides that a block keeps equally long for a reason that no operator shows (a view back to
-            the input's channel count).
-
-    Returns:
-        The channel graph.
-
-    Raises:
-        UnsupportedOpError: An operator without a rule.
-    """
-    labels = Labels()
-    _run(program, labels)
-    for tie in ties:
-        parts = [_side(labels, side) for side in tie]
-        labels.equal_counts(parts, f"{tie[0][0]} and {tie[1][0]} are read with one width")
-    return _gather(labels)
-
-
-# --- running ------------------------------------------------------------------------------------------
-
-
-def _run(program: Program, labels: Labels) -> None:
-    values: dict[torch.fx.Node, Any] = {}
-    for node in program.nodes:
-        if node.op == "placeholder":
-            values[node] = _placeholder(program, node)
-        elif node.op == "output":
-            for leaf in tree_leaves(torch.fx.node.map_arg(node.args, lambda n: values[n])):
-                if isinstance(leaf, torch.Tensor):
-                    labels.lock(leaf, "it reaches the model's output")
-        else:
-            values[node] = _call(program, node, values, labels)
-
-
-def _placeholder(program: Program, node: torch.fx.Node) -> Any:
-    shape = tuple(node.meta["val"].shape)
-    return State(program.states[node.name], shape) if node.name in program.states else nothing(shape)
-
-
-def _call(program: Program, node: torch.fx.Node, values: Mapping[torch.fx.Node, Any], labels: Labels) -> Any:
-    name = operator_name(node)
-    rule = RULES.get(name)
-    if rule is None:
-        raise UnsupportedOpError(
-            f"The operator '{node.target}' has no rule for its channels.",
-            where=f"node {node.name}, module '{module_path(node)}', {source_line(node)}",
-            expected=f"one of {len(RULES)} operators with a rule",
-            next_step="add a function for it to edgeprune/graph/rules.py (its docstring says how)",
-        )
-    value = node.meta.get("val")
-    run = Run(
-        labels,
-        node.name,
-        tuple(value.shape) if isinstance(value, torch.Tensor) else (),
-        program.shapes.get(node.name, ()),
-        [program.shapes[n.name] for n in node.all_input_nodes if n.name in program.shapes],
-        cast(Any, node.target),
-    )
-
-    def look_up(argument: torch.fx.Node) -> Any:
-        found = values[argument]
-        return loose(labels, found) if isinstance(found, State) and name not in TAKE_STATE else found
-
-    args = torch.fx.node.map_arg(node.args, look_up)
-    kwargs = torch.fx.node.map_arg(node.kwargs, look_up)
-    return rule(run, *args, **kwargs)
-
-
-def operator_name(node: torch.fx.Node) -> str:
-    """ATen's name without namespace, overload and the underscore of an in-place form."""
-    if node.target is getitem:
-        return "getitem"
-    return str(node.target).removeprefix("aten.").split(".")[0].removesuffix("_")
-
-
-def _side(labels: Labels, side: Side) -> list[int]:
-    layer = labels.layers[side[0]]
-    return layer.in_ if side[1] == "in" else layer.out
-
-
-# --- gathering ----------------------------------------------------------------------------------------
-
-
-def _gather(labels: Labels) -> ChannelGraph:
-    locked = {labels.find(label): why for label, why in reversed(list(labels.locked.items()))}
-    parts = [[{labels.find(label) for label in part} for part in constraint] for constraint in labels.constraints]
-    owned: dict[int, dict[Side, list[int]]] = {}  # channel -> side -> positions
-    for name, layer in labels.layers.items():
-        for side, labelled in (("out", layer.out), ("in", layer.in_)):
-            for position, label in enumerate(labelled):
-                if label != NONE:
-                    owned.setdefault(labels.find(label), {}).setdefault((name, side), []).append(position)
-    by_signature: dict[Any, list[int]] = {}
-    for channel, sides in owned.items():
-        why = locked.get(channel)
-        if all(labels.layers[name].kind == "parameter" for name, _ in sides):
-            why = why or "no layer makes it"
-        membership = tuple((i, j) for i, p in enumerate(parts) for j, part in enumerate(p) if channel in part)
-        by_signature.setdefault((frozenset(sides), () if why else membership, why), []).append(channel)
-    groups: list[ChannelGroup] = []
-    channel_of: dict[int, tuple[int, int]] = {}
-    for (_, _, why), channels in by_signature.items():
-        channel_of.update({channel: (len(groups), member) for member, channel in enumerate(channels)})
-        groups.append(_group([owned[c] for c in channels], labels, why))
-    by_group = [[Counter(channel_of[c][0] for c in part) for part in p] for p in parts]
-    clusters = _clusters(len(groups), by_group)
-    groups = _lock_tied(groups, clusters)
-
-    def line(raw: Iterable[int] | None) -> tuple[Channel, ...] | None:
-        return None if raw is None else tuple(channel_of.get(labels.find(label)) for label in raw)
-
-    layers = {
-        name: Layer(layer.kind, line(layer.in_) or (), line(layer.out) or (), layer.groups, layer.depthwise)
-        for name, layer in labels.layers.items()
-    }
-    costs = tuple(Cost(s.where, s.coefficient, line(s.a), line(s.b)) for s in labels.spendings)
-    return ChannelGraph(layers, tuple(groups), clusters, costs, _identity(layers, groups, clusters))
-
-
-def _group(channels: list[dict[Side, list[int]]], labels: Labels, why: str | None) -> ChannelGroup:
-    sides = tuple(channels[0])
-    name, side = next((s for s in sides if s[1] == "out"), sides[0])
-    positions = [c[name, side][0] for c in channels]
-    width = len(_side(labels, (name, side)))
-    contiguous = positions == list(range(positions[0], positions[0] + len(positions)))
-    span = f"{positions[0]}:{positions[-1] + 1}" if contiguous else ",".join(map(str, positions))
-    label = name if len(positions) == width else f"{name}[{span}]"
-    return ChannelGroup(label, len(channels), sides, why)
-
-
-def _clusters(count: int, constraints: list[list[Counter[int]]]) -> tuple[tuple[int, ...], ...]:
-    """Merge groups until every constraint holds when clusters shrink in proportion.
-
-    Constraints on few groups come first: that an attention's heads are equally wide in all is then already
-    true because their q, k and v are, each by itself, and q and k stay free of v.
-    """
-    cluster_of = list(range(count))
-    for parts in sorted(constraints, key=lambda parts: len(set().union(*parts))):
-        shares = []
-        for part in parts:
-            share: Counter[int] = Counter()
-            for group, channels in part.items():
-                share[cluster_of[group]] += channels
-            shares.append(share)
-        if any(share != shares[0] for share in shares):
-            merged = {cluster for share in shares for cluster in share}
-            cluster_of = [min(merged) if c in merged else c for c in cluster_of]
-    members: dict[int, list[int]] = {}
-    for group, cluster in enumerate(cluster_of):
-        members.setdefault(cluster, []).append(group)
-    return tuple(tuple(m) for m in members.values())
-
-
-def _lock_tied(groups: list[ChannelGroup], clusters: tuple[tuple[int, ...], ...]) -> list[ChannelGroup]:
-    tied = list(groups)
-    for cluster in clusters:
-        holder = next((groups[g] for g in cluster if groups[g].locked), None)
-        if holder:
-            for g in cluster:
-                why = groups[g].locked or f"its count is tied to {holder.name}, and {holder.locked}"
-                tied[g] = ChannelGroup(groups[g].name, groups[g].size, groups[g].sides, why)
-    return tied
-
-
-def _identity(layers: Mapping[str, Layer], groups: Sequence[ChannelGroup], clusters: Sequence[Sequence[int]]) -> str:
-    content = {
-        "layers": {n: [x.kind, x.groups if not x.depthwise else 0, x.in_, x.out] for n, x in layers.items()},
-        "groups": [[g.name, g.size, g.locked is not None] for g in groups],
-        "clusters": clusters,
-    }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-# --- keeping ------------------------------------------------------------------------------------------
+                if self.groups[g].sizes and kept[g] not in self.groups[g].sizes:
+                    raise PlanError(
+                        "A channel group can't be cut to this size: its block computes with it.",
+                        where=self.groups[g].name,
+                        expected=f"one of {', '.join(map(str, self.groups[g].sizes))} channels",
+                        got=kept[g],
+                    )
 
 
 def _positions(line: Sequence[Channel], stays: Mapping[int, set[int]]) -> list[int]:

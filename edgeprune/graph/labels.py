@@ -2,6 +2,8 @@
 
 Every channel that a layer makes gets an integer label. A tensor of the program is stood in for by an
 integer tensor of the same shape that holds, at every position, the label of the channel there, or `NONE`.
+Axes along which the labels don't differ (most of all the image's height and width) are expanded, not
+stored: their stride is 0, so that a label tensor costs as much as its channels, at every image size.
 Operators that only move data are run by torch itself on these tensors; operators with a meaning for
 channels have a rule in `rules.py` and speak to this file's `Labels`:
 
@@ -15,6 +17,7 @@ channels have a rule in `rules.py` and speak to this file's `Labels`:
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -28,7 +31,7 @@ class LayerLabels:
     """The labels at the positions of one layer's weight.
 
     Attributes:
-        kind: conv, batch_norm, linear or parameter.
+        kind: conv, conv_transpose, batch_norm, linear or parameter.
         out: One label per output channel.
         in_: One label per input channel; empty for a batch_norm or a parameter.
         groups: Groups of a convolution.
@@ -81,10 +84,29 @@ class Labels:
     def join(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         """Join two label tensors position by position (broadcast); `NONE` joins with nothing."""
         a, b = torch.broadcast_tensors(a, b)
-        pairs = torch.stack((a.flatten(), b.flatten()), 1)
-        for x, y in pairs[(pairs >= 0).all(1)].unique(dim=0).tolist():
-            self.join_one(x, y)
-        return torch.where(a == NONE, b, a)
+        (x, y), shape = distinct(a, b), a.shape
+        both = (x != NONE) & (y != NONE) & (x != y)
+        count = len(self._parent)
+        for pair in (x[both] * count + y[both]).unique().tolist():
+            self.join_one(*divmod(pair, count))
+        return torch.where(x == NONE, y, x).expand(shape)
+
+    def join_along(self, labels: torch.Tensor, dims: Iterable[int], why: str) -> torch.Tensor:
+        """Join everything along `dims`; returns the labels with one position left along each of them. Channels
+        that meet a position without one along these axes are locked."""
+        for dim in dims:
+            if varies(labels, dim):
+                (stored,) = distinct(labels)
+                mixed = (stored == NONE).any(dim, keepdim=True) & (stored != NONE)
+                self.lock(stored[mixed], why)
+                first, *others = _without_repeats(stored, dim).unbind(dim)
+                for other in others:
+                    self.join(first, other)
+                merged = stored.amax(dim, keepdim=True)  # NONE is below every label
+                labels = merged.expand([1 if d == dim % labels.dim() else n for d, n in enumerate(labels.shape)])
+            else:
+                labels = labels.narrow(dim, 0, 1)
+        return labels
 
     def join_one(self, a: int, b: int) -> None:
         if a == NONE or b == NONE:
@@ -93,8 +115,7 @@ class Labels:
         self._parent[max(x, y)] = min(x, y)  # the earlier producer names the channel
 
     def lock(self, labels: torch.Tensor | list[int], why: str) -> None:
-        flat = labels.unique().tolist() if isinstance(labels, torch.Tensor) else labels
-        for label in flat:
+        for label in distinct(labels)[0].unique().tolist() if isinstance(labels, torch.Tensor) else labels:
             if label != NONE:
                 self.locked.setdefault(label, why)
 
@@ -119,21 +140,42 @@ class Labels:
         self.spendings.append(Spending(where, coefficient, a, b))
 
 
+def distinct(*labels: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """The same tensors with one position left along every axis in which none of them stores more."""
+    for dim, size in enumerate(labels[0].shape):
+        if size > 1 and all(t.stride(dim) == 0 or t.shape[dim] == 1 for t in labels):
+            labels = tuple(t.narrow(dim, 0, 1) for t in labels)
+    return labels
+
+
 def varies(labels: torch.Tensor, dim: int) -> bool:
     """Whether positions along `dim` hold different channels."""
-    return bool((labels != labels.narrow(dim, 0, 1)).any()) if labels.shape[dim] > 1 else False
+    if labels.shape[dim] <= 1 or labels.stride(dim) == 0:
+        return False
+    (stored,) = distinct(labels)
+    return bool((stored != stored.narrow(dim, 0, 1)).any())
 
 
-def along(labels: torch.Tensor, dim: int) -> list[int] | None:
-    """The labels along `dim`, read at position 0 of every other dim; None if the others vary too."""
-    if any(varies(labels, d) for d in range(labels.dim()) if d != dim % labels.dim()):
-        return None
-    line: list[int] = labels.movedim(dim, -1).reshape(-1, labels.shape[dim])[0].tolist()
-    return line
+def _without_repeats(labels: torch.Tensor, dim: int) -> torch.Tensor:
+    """The slices along `dim` that differ from the one before."""
+    slices = labels.movedim(dim, 0)
+    changes = (slices[1:] != slices[:-1]).flatten(1).any(1)
+    return slices[torch.cat((changes.new_ones(1), changes))].movedim(0, dim)
+
+
+def line(labels: torch.Tensor, dim: int) -> list[int]:
+    """The labels along `dim`, read at position 0 of every other axis."""
+    for other in range(labels.dim()):
+        if other != dim % labels.dim():
+            labels = labels.narrow(other, 0, 1)
+    read: list[int] = labels.flatten().tolist()
+    return read
 
 
 def rows(labels: torch.Tensor, dim: int) -> list[list[int]]:
-    """The distinct lines of labels along `dim`, in order of appearance, without those that hold no channel."""
-    lines = labels.movedim(dim, -1).reshape(-1, labels.shape[dim])
-    seen = dict.fromkeys(tuple(line) for line in lines.unique(dim=0).tolist())
-    return sorted(list(line) for line in seen if NONE not in line)
+    """The distinct lines of labels along `dim`, in order of appearance; none if they hold no channel at all."""
+    (stored,) = distinct(labels)
+    lines = stored.movedim(dim, -1)
+    lines = lines.expand(*lines.shape[:-1], labels.shape[dim]).reshape(-1, labels.shape[dim])
+    seen = dict.fromkeys(map(tuple, lines.tolist()))
+    return [list(row) for row in seen] if any(label != NONE for row in seen for label in row) else []

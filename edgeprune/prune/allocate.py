@@ -16,7 +16,6 @@ Rules:
 from __future__ import annotations
 
 import heapq
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -97,19 +96,14 @@ class _Ladder:
 
     @staticmethod
     def of(graph: ChannelGraph, cluster: Sequence[int], limits: Limits) -> _Ladder:
-        sizes = [graph.groups[g].size for g in cluster]
-        whole = tuple(sizes)
-        if graph.locked(cluster):
-            return _Ladder(tuple(cluster), (whole,))
-        parts = math.gcd(*sizes)
-        candidates = [tuple(size * n // parts for size in sizes) for n in range(parts - 1, 0, -1)]
+        whole, *candidates = graph.proportions(cluster)
         from_ = [limits.original.get(graph.groups[g].name, graph.groups[g].size) for g in cluster]
         allowed = [
             row
             for row in candidates
             if all(
                 w >= min(limits.min_width, size) and 1 - w / original <= limits.max_group_ratio + 1e-9
-                for w, size, original in zip(row, sizes, from_, strict=True)
+                for w, size, original in zip(row, whole, from_, strict=True)
             )
         ]
         aligned = [row for row in allowed if all(w % limits.channel_multiple == 0 for w in row)]

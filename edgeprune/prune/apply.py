@@ -2,14 +2,15 @@
 
 Rules:
 - The plan belongs to one graph. Another graph's plan is refused before anything is touched.
-- Weights are copied, never recomputed: `cut.weight == parent.weight[out][:, in]`, to the bit.
+- Weights are copied, never recomputed: `cut.weight == parent.weight[out][:, in]`, to the bit (but for what
+  a block folds into its weights by a power of two, see yolo/blocks.py).
 - The parent isn't changed; the cut model is a copy.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -23,6 +24,8 @@ from edgeprune.prune.allocate import Keeps
 from edgeprune.records import LayerKeep, PrunedGroup, PrunePlan
 
 Model = TypeVar("Model", bound=nn.Module)
+#: Layer -> {'in': positions that stay, 'out': positions that stay}.
+LayerKeeps = Mapping[str, Mapping[str, Sequence[int]]]
 
 
 def make_plan(graph: ChannelGraph, costs: CostModel, keeps: Keeps, **how: str | int) -> PrunePlan:
@@ -47,13 +50,17 @@ def make_plan(graph: ChannelGraph, costs: CostModel, keeps: Keeps, **how: str | 
 
 
 def apply(
-    model: Model, graph: ChannelGraph, plan: PrunePlan, refresh: Callable[[nn.Module], None] = lambda _: None
+    model: Model,
+    graph: ChannelGraph,
+    plan: PrunePlan,
+    settle: Callable[[nn.Module, LayerKeeps], None] = lambda *_: None,
 ) -> Model:
     """Cut `model` by `plan`.
 
     Args:
         model: The model that `graph` was built from.
-        refresh: Called with the cut model, to set what blocks know of their own widths.
+        settle: Called with the cut model and the positions that stay of every layer, to set what blocks know
+            of their own widths.
 
     Returns:
         A cut copy.
@@ -80,7 +87,7 @@ def apply(
                 _cut_parameter(modules, name, layers[name]["out"])
             else:
                 _CUT[layer.kind](modules[name], layer, layers[name]["in"], layers[name]["out"])
-    refresh(cut)
+    settle(cut, layers)
     return cut
 
 
@@ -139,17 +146,16 @@ def _set(module: nn.Module, name: str, value: torch.Tensor) -> None:
 
 
 def _cut_conv(module: nn.Module, layer: Layer, in_: list[int], out: list[int]) -> None:
-    assert isinstance(module, nn.Conv2d)
-    weight = _take(module.weight, out, 0)
+    assert isinstance(module, (nn.Conv2d, nn.ConvTranspose2d))
+    # The weight is (out, in / groups, ...), transposed (in, out / groups, ...).
+    rows, columns = (in_, out) if layer.kind == "conv_transpose" else (out, in_)
+    weight = _take(module.weight, rows, 0)
     if layer.depthwise:
         module.groups = len(in_)
-    elif module.groups > 1:  # each group of rows reads its own columns
-        width = module.in_channels // module.groups
-        columns = [[i - g * width for i in in_ if i // width == g] for g in range(module.groups)]
-        blocks = weight.chunk(module.groups, 0)
-        weight = torch.cat([_take(block, keep, 1) for block, keep in zip(blocks, columns, strict=True)])
-    else:
-        weight = _take(weight, in_, 1)
+    else:  # each group of rows keeps its own columns
+        width = module.weight.shape[1]
+        own = [[c % width for c in columns if c // width == g] for g in range(module.groups)]
+        weight = torch.cat([_take(b, c, 1) for b, c in zip(weight.chunk(module.groups), own, strict=True)])
     _set(module, "weight", weight)
     if module.bias is not None:
         _set(module, "bias", _take(module.bias, out, 0))
@@ -165,7 +171,7 @@ def _cut_linear(module: nn.Module, layer: Layer, in_: list[int], out: list[int])
 
 
 def _cut_batch_norm(module: nn.Module, layer: Layer, in_: list[int], out: list[int]) -> None:
-    assert isinstance(module, nn.BatchNorm2d)
+    assert isinstance(module, nn.modules.batchnorm._BatchNorm)
     for name in ("weight", "bias", "running_mean", "running_var"):
         if getattr(module, name) is not None:
             _set(module, name, _take(getattr(module, name), out, 0))
@@ -179,4 +185,4 @@ def _cut_parameter(modules: dict[str, nn.Module], name: str, out: list[int]) -> 
     _set(modules[owner], attribute, _take(value, out, axis))
 
 
-_CUT = {"conv": _cut_conv, "linear": _cut_linear, "batch_norm": _cut_batch_norm}
+_CUT = {"conv": _cut_conv, "conv_transpose": _cut_conv, "linear": _cut_linear, "batch_norm": _cut_batch_norm}

@@ -40,7 +40,9 @@ def random(graph: ChannelGraph, seed: int) -> Scores:
 def magnitude(graph: ChannelGraph, model: nn.Module, power: int) -> Scores:
     """l1 (power 1) or l2 (power 2) over everything that a channel owns."""
     weights = {name: p.detach().double().abs() ** power for name, p in model.named_parameters()}
-    sums = _gather(graph, weights, kinds=("conv", "linear", "batch_norm", "parameter"), sides=("out", "in"))
+    sums = _gather(
+        graph, weights, kinds=("conv", "conv_transpose", "linear", "batch_norm", "parameter"), sides=("out", "in")
+    )
     return _normalise({name: values ** (1 / power) for name, values in sums.items()})
 
 
@@ -67,7 +69,7 @@ def taylor(graph: ChannelGraph, model: nn.Module, gradients: Iterable[Tensors]) 
     for gradient in gradients:
         products = {name: parameters[name] * g.double() for name, g in gradient.items()}
         gates = _gather(graph, products, kinds=("batch_norm",), sides=("out",))
-        own = _gather(graph, products, kinds=("conv", "linear", "parameter"), sides=("out",))
+        own = _gather(graph, products, kinds=("conv", "conv_transpose", "linear", "parameter"), sides=("out",))
         for name, gate in gates.items():
             change = gate if gate.any() else own[name]
             total[name] = total.get(name, 0.0) + change**2
@@ -114,6 +116,9 @@ def _tensors(name: str, layer: Layer, side: str, values: Tensors) -> list[tuple[
 def _sum_along(weight: torch.Tensor, layer: Layer, side: str) -> torch.Tensor:
     """A conv or linear weight summed to one number per output or input position."""
     flat = weight.flatten(2).sum(2) if weight.dim() > 2 else weight
-    if side == "out":
+    rows = "in" if layer.kind == "conv_transpose" else "out"
+    if layer.depthwise and layer.kind == "conv_transpose":  # (in, outputs an input): every element is an output
+        return flat.flatten()
+    if side == rows:
         return flat.sum(1)
     return flat.reshape(layer.groups, -1, flat.shape[1]).sum(1).flatten()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,10 @@ import torch
 from torch import nn
 
 from edgeprune.errors import PlanError, RecipeError
-from edgeprune.graph.channels import ChannelGraph, build
+from edgeprune.graph.build import build
+from edgeprune.graph.channels import ChannelGraph
 from edgeprune.graph.cost import CostModel
-from edgeprune.graph.trace import trace
+from edgeprune.graph.trace import Program, dry_run, trace
 from edgeprune.prune import importance
 from edgeprune.prune.allocate import Budget, Limits, allocate
 from edgeprune.prune.apply import apply, compose, make_plan, original_sizes
@@ -65,7 +67,13 @@ class Request:
 
 def channel_graph(model: nn.Module, image_size: tuple[int, int], channels: int = 3) -> ChannelGraph:
     """The channel graph of a detector, costs counted at `image_size` (height, width)."""
-    return build(trace(model, (1, channels, *image_size), predictions), blocks.ties(model))
+    return traced_graph(model, image_size, channels)[1]
+
+
+def traced_graph(model: nn.Module, image_size: tuple[int, int], channels: int = 3) -> tuple[Program, ChannelGraph]:
+    """The same, with the program that it was read from."""
+    program = trace(model, (1, channels, *image_size), predictions)
+    return program, build(program, blocks.ties(model), blocks.exact_sizes(model))
 
 
 def prune_checkpoint(
@@ -81,11 +89,11 @@ def prune_checkpoint(
         The detector that was cut, as it came, and the plan.
 
     Raises:
-        RecipeError, PlanError, CheckpointError, UnsupportedOpError.
+        RecipeError, PlanError, CheckpointError, ModelError.
     """
     detector = load(request.model, request.seed)
-    _require_stride(detector, request.image_size)
-    graph = channel_graph(detector.model, request.image_size, _channels(detector))
+    require_stride(detector, request.image_size)
+    graph = channel_graph(detector.model, request.image_size, detector.channels)
     costs = CostModel(graph, detector.model)
     before = read_json(request.before, PrunePlan, PlanError) if request.before else None
     scores = _scores(request, graph, detector, on_batch)
@@ -97,7 +105,7 @@ def prune_checkpoint(
     if before is not None:
         assert request.parent is not None
         parent = load(request.parent).model
-        parent_graph = channel_graph(parent, request.image_size, _channels(detector))
+        parent_graph = channel_graph(parent, request.image_size, detector.channels)
         original = original_sizes(graph, before, parent_graph)
     limits = Limits(request.channel_multiple, request.min_width, request.max_group_ratio, original)
     keeps = allocate(graph, costs, scores, budget, request.scope, limits)
@@ -105,7 +113,8 @@ def prune_checkpoint(
         graph, costs, keeps, importance=request.importance, scope=request.scope,
         channel_multiple=request.channel_multiple, seed=request.seed,
     )  # fmt: skip
-    cut = apply(detector.model, graph, plan, blocks.refresh)
+    cut = apply(detector.model, graph, plan, blocks.settle)
+    _require_running(cut, request.image_size, detector.channels)
     if before is not None:
         plan = compose(before, plan, parent_graph, CostModel(parent_graph, parent))
     write_json(plan_file, plan)
@@ -142,11 +151,22 @@ def _counted(items: Iterable[T], total: int, on_item: Callable[[int, int], None]
         on_item(number, total)
 
 
-def _channels(detector: Detector) -> int:
-    return int(detector.model.yaml.get("channels", 3))
+def _require_running(cut: nn.Module, image_size: tuple[int, int], channels: int) -> None:
+    """A block of the user's own may have its width in an attribute, which no operator shows."""
+    try:
+        dry_run(cut, (1, channels, *image_size))
+    except Exception as error:  # whatever a forward raises on shapes that it didn't expect
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [f for f in frames if not {"torch", "edgeprune"} & set(Path(f.filename).parts)] or frames
+        raise PlanError(
+            "The cut model doesn't run: a block computes with a width that it keeps for itself.",
+            where=f"{own[-1].filename}:{own[-1].lineno}, in {own[-1].name}: {own[-1].line}",
+            got=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
+            next_step="let the block read the width from its input's shape",
+        ) from error
 
 
-def _require_stride(detector: Detector, image_size: tuple[int, int]) -> None:
+def require_stride(detector: Detector, image_size: tuple[int, int]) -> None:
     if any(edge % detector.stride for edge in image_size):
         raise RecipeError(
             "The input's size doesn't divide by the detector's stride.",

@@ -53,9 +53,9 @@ class WrapWithParent:
         self.parent, self.weight = parent, weight
 
     def __call__(self, criterion: Any, trainer: Any) -> LogitDistillation:
-        from edgeprune.yolo.load import load
+        from edgeprune.yolo.load import load_detector
 
-        parent = load(self.parent).model.fuse(verbose=False)  # folded BatchNorm: the same answers, sooner
+        parent = load_detector(self.parent).model.fuse(verbose=False)  # folded BatchNorm: the same answers, sooner
         parent = parent.to(trainer.device, memory_format=torch.channels_last)
         return LogitDistillation(criterion, parent, self.weight)
 

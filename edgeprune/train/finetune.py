@@ -16,7 +16,7 @@ from edgeprune.records import Recipe
 from edgeprune.records.files import write_bytes
 from edgeprune.train.distill import WrapWithParent
 from edgeprune.yolo.checkpoint import pack
-from edgeprune.yolo.load import load
+from edgeprune.yolo.load import load_detector
 from edgeprune.yolo.trainer import train
 
 
@@ -48,7 +48,7 @@ def finetune(
     Raises:
         CheckpointError: A file that isn't a detector.
     """
-    started = load(checkpoint)
+    started = load_detector(checkpoint)
     arguments: dict[str, Any] = {
         "data": str(view),
         "epochs": epochs,

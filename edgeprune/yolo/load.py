@@ -3,7 +3,9 @@
 Rules:
 - A checkpoint is opened by Ultralytics' own loader, on the CPU, in FP32. It executes what it unpickles:
   a checkpoint is code, as with every PyTorch checkpoint that holds a module.
-- Only detectors are taken here; another task is refused by name.
+- Every task of Ultralytics can be opened and cut; the pipeline, which trains and measures boxes, asks for a
+  detector (`load_detector`).
+- Open-vocabulary models are refused: their classes are text embeddings given at run time.
 - A YAML gives random weights from the given seed.
 """
 
@@ -16,16 +18,45 @@ from typing import Any
 
 import torch
 from torch import nn
-from ultralytics.nn.tasks import DetectionModel, guess_model_task, load_checkpoint, yaml_model_load
+from ultralytics.nn.modules.conv import Conv
+from ultralytics.nn.modules.head import RTDETRDecoder
+from ultralytics.nn.tasks import (
+    BaseModel,
+    ClassificationModel,
+    DepthModel,
+    DetectionModel,
+    OBBModel,
+    PoseModel,
+    RTDETRDetectionModel,
+    SegmentationModel,
+    SemanticSegmentationModel,
+    WorldModel,
+    YOLOEModel,
+    guess_model_task,
+    load_checkpoint,
+    yaml_model_load,
+)
 from ultralytics.utils import DEFAULT_CFG_DICT
 
 from edgeprune.errors import CheckpointError
 from edgeprune.yolo.log import logged
 
+#: Task -> the stock class that a YAML of it is built with.
+_CLASSES: dict[str, type[BaseModel]] = {
+    "classify": ClassificationModel,
+    "depth": DepthModel,
+    "detect": DetectionModel,
+    "obb": OBBModel,
+    "pose": PoseModel,
+    "segment": SegmentationModel,
+    "semantic": SemanticSegmentationModel,
+}
+_OPEN_VOCABULARY = (WorldModel, YOLOEModel)
+
 
 @dataclass(frozen=True)
 class Detector:
-    """A detector as it came.
+    """A detector (or a model of another task) as it came.
 
     Attributes:
         model: FP32, eval mode, on the CPU.
@@ -33,7 +64,7 @@ class Detector:
         half: Whether the file holds FP16 weights.
     """
 
-    model: DetectionModel
+    model: BaseModel
     checkpoint: dict[str, Any]
     half: bool
 
@@ -46,12 +77,36 @@ class Detector:
     def stride(self) -> int:
         return int(self.model.stride.max())
 
+    @property
+    def channels(self) -> int:
+        """Channels of the image that it takes."""
+        return int(self.model.yaml.get("channels", 3))
 
-def load(path: Path, seed: int = 0) -> Detector:
-    """Open `path`, a .pt checkpoint or a model .yaml.
+
+def load_detector(path: Path) -> Detector:
+    """Open `path` and make sure that it is a detector.
 
     Raises:
-        CheckpointError: No such file, not an Ultralytics checkpoint, or not a detector.
+        CheckpointError: As `load`; or a model of another task.
+    """
+    found = load(path)
+    boxes = isinstance(found.model, DetectionModel) and not isinstance(found.model, RTDETRDetectionModel)
+    if found.model.task != "detect" or not boxes:
+        raise CheckpointError(
+            "The model is not a YOLO detector, which is all that can be built and measured yet.",
+            where=path,
+            expected="a YOLO detection model (task detect)",
+            got=f"task {found.model.task}, class {type(found.model).__name__}",
+            next_step="cut it with 'edgeprune prune' and train it with Ultralytics",
+        )
+    return found
+
+
+def load(path: Path, seed: int = 0) -> Detector:
+    """Open `path`, a .pt checkpoint or a model .yaml, of any task.
+
+    Raises:
+        CheckpointError: No such file, not an Ultralytics checkpoint, or an open-vocabulary model.
     """
     if path.suffix in {".yaml", ".yml"}:
         return _from_yaml(path, seed)
@@ -73,47 +128,61 @@ def load(path: Path, seed: int = 0) -> Detector:
             got=f"{type(error).__name__}: {error}",
             next_step="open it with ultralytics.YOLO(path) to see the whole story",
         ) from error
-    _require_detector(model, path)
+    _refuse_open_vocabulary(isinstance(model, _OPEN_VOCABULARY), path)
     stored = checkpoint.get("ema") or checkpoint["model"]
     half = checkpoint.get("train_args") is not None and _stored_half(path, stored)
     return Detector(model, {k: v for k, v in checkpoint.items() if k not in {"model", "ema", "optimizer"}}, half)
 
 
+def untrained(config: str, names: dict[int, str], seed: int) -> BaseModel:
+    """A model with random weights by seed, from one of Ultralytics' YAMLs, for other classes."""
+    model = _build(yaml_model_load(config), seed, len(names))
+    model.names = names
+    return model
+
+
 def _from_yaml(path: Path, seed: int) -> Detector:
     try:
         config = yaml_model_load(path)
+        head = config["head"][-1][-2]
     except (FileNotFoundError, OSError) as error:
         raise CheckpointError(
             "The model YAML doesn't exist, here or among Ultralytics' own.", where=path, got=str(error)
         ) from error
-    task = guess_model_task(config)
-    if task != "detect":
-        raise CheckpointError("The model is not a detector.", where=path, expected="task detect", got=f"task {task}")
-    torch.manual_seed(seed)
-    model = DetectionModel(config, verbose=False).eval()
-    model.args = dict(DEFAULT_CFG_DICT)
-    model.task = "detect"
-    return Detector(model, {}, half=False)
+    except (KeyError, TypeError, IndexError, ValueError) as error:
+        raise CheckpointError(
+            "The file is not a model YAML.", where=path, expected="backbone and head", got=f"{type(error).__name__}"
+        ) from error
+    _refuse_open_vocabulary(str(head).startswith(("World", "YOLOE")), path)
+    try:
+        return Detector(_build(config, seed), {}, half=False)
+    except Exception as error:  # whatever the modules that it names raise
+        raise CheckpointError(
+            "Ultralytics can't build the model YAML.", where=path, got=f"{type(error).__name__}: {error}"
+        ) from error
 
 
-def untrained(config: str, names: dict[int, str], seed: int) -> DetectionModel:
-    """A detector with random weights by seed, from one of Ultralytics' YAMLs, for other classes."""
+def _build(config: dict[str, Any], seed: int, classes: int | None = None) -> BaseModel:
+    task = guess_model_task(config) or "detect"
+    kind = RTDETRDetectionModel if config["head"][-1][-2] == RTDETRDecoder.__name__ else _CLASSES[task]
     torch.manual_seed(seed)
-    with logged(None):
-        model = DetectionModel(yaml_model_load(config), nc=len(names), verbose=False).eval()
-    model.names, model.args, model.task = names, dict(DEFAULT_CFG_DICT), "detect"
+    usual = Conv.default_act
+    try:
+        with logged(None):
+            model = kind(config, nc=classes, verbose=False).eval()
+    finally:
+        Conv.default_act = usual  # a YAML's `activation` would stay for every model that is built after it
+    model.args, model.task = dict(DEFAULT_CFG_DICT), task
     return model
 
 
-def _require_detector(model: nn.Module, path: Path) -> None:
-    task = getattr(model, "task", None) or guess_model_task(model)
-    if task != "detect" or not isinstance(model, DetectionModel):
+def _refuse_open_vocabulary(found: bool, path: Path) -> None:
+    if found:
         raise CheckpointError(
-            "The model is not a detector.",
+            "An open-vocabulary model can't be pruned: its classes are text embeddings that come at run time, and "
+            "their width isn't the model's to cut.",
             where=path,
-            expected="a detection model (task detect)",
-            got=f"task {task}, class {type(model).__name__}",
-            next_step="bring a detector; other tasks can't be pruned yet",
+            next_step="set its classes, export or retrain it as a plain detector, and bring that",
         )
 
 
@@ -123,7 +192,7 @@ def _stored_half(path: Path, model: nn.Module) -> bool:
 
 
 def predictions(output: Any) -> Any:
-    """A detector's output without the feature maps that its head hands back beside the predictions, for the
+    """A model's output without the feature maps that its head hands back beside the predictions, for the
     loss. As outputs they would lock every channel of the neck."""
     if isinstance(output, dict):
         return {k: predictions(v) for k, v in output.items() if k != "feats"}

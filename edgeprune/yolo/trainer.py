@@ -1,8 +1,8 @@
 """Ultralytics' own trainer on a module whose widths no YAML describes, with a resume that is exact.
 
 Rules:
-- The stock trainer builds a new model from the YAML and so loses the pruning; `PrunedTrainer.get_model`
-  returns the checkpoint's module itself. Everything else (augmentation, EMA, DDP, callbacks) is stock.
+- The stock trainers build a new model from the YAML and so lose the pruning; ours, one a task, return the
+  checkpoint's module itself. Everything else (augmentation, EMA, DDP, callbacks) is stock.
 - What we add rides on the stock callbacks, which DDP carries to its workers: a loss that wraps the
   model's own (`LossWrapper`), and `ExactResume`.
 - On a CPU the stock trainer leaves one core idle and keeps NCHW. All cores and channels-last halve the
@@ -30,8 +30,15 @@ from typing import Any, TextIO
 import numpy as np
 import torch
 from torch import nn
+from ultralytics.models.rtdetr.train import RTDETRTrainer
+from ultralytics.models.yolo.classify import ClassificationTrainer
+from ultralytics.models.yolo.depth import DepthTrainer
 from ultralytics.models.yolo.detect import DetectionTrainer
-from ultralytics.nn.tasks import load_checkpoint
+from ultralytics.models.yolo.obb import OBBTrainer
+from ultralytics.models.yolo.pose import PoseTrainer
+from ultralytics.models.yolo.segment import SegmentationTrainer
+from ultralytics.models.yolo.semantic import SemanticSegmentationTrainer
+from ultralytics.nn.tasks import RTDETRDetectionModel, load_checkpoint
 from ultralytics.utils import RANK
 from ultralytics.utils.torch_utils import unwrap_model
 
@@ -43,13 +50,64 @@ from edgeprune.yolo.log import logged
 LossWrapper = Callable[[Any, Any], Any]
 
 
-class PrunedTrainer(DetectionTrainer):
-    """The stock detection trainer on the module that the checkpoint holds."""
+class KeepsModule:
+    """What makes a stock trainer train the module that the checkpoint holds."""
 
     def get_model(self, cfg: Any = None, weights: nn.Module | None = None, verbose: bool = True) -> nn.Module:
         if weights is None:
-            raise CheckpointError("A pruned model is fine-tuned from its checkpoint.", got=f"model={self.args.model}")
-        return self.set_model_names_for_load(weights)
+            raise CheckpointError("A pruned model is fine-tuned from its checkpoint.", got="a model YAML")
+        return weights
+
+
+# Classes with a name of their own, because DDP's workers import theirs by name.
+class PrunedClassificationTrainer(KeepsModule, ClassificationTrainer):
+    pass
+
+
+class PrunedDepthTrainer(KeepsModule, DepthTrainer):
+    pass
+
+
+class PrunedDetectionTrainer(KeepsModule, DetectionTrainer):
+    pass
+
+
+class PrunedOBBTrainer(KeepsModule, OBBTrainer):
+    pass
+
+
+class PrunedPoseTrainer(KeepsModule, PoseTrainer):
+    pass
+
+
+class PrunedRTDETRTrainer(KeepsModule, RTDETRTrainer):
+    pass
+
+
+class PrunedSegmentationTrainer(KeepsModule, SegmentationTrainer):
+    pass
+
+
+class PrunedSemanticTrainer(KeepsModule, SemanticSegmentationTrainer):
+    pass
+
+
+_TRAINERS: dict[str, Any] = {
+    "classify": PrunedClassificationTrainer,
+    "depth": PrunedDepthTrainer,
+    "detect": PrunedDetectionTrainer,
+    "obb": PrunedOBBTrainer,
+    "pose": PrunedPoseTrainer,
+    "segment": PrunedSegmentationTrainer,
+    "semantic": PrunedSemanticTrainer,
+}
+
+
+def _trainer_of(model: nn.Module) -> tuple[str, Any]:
+    """Task and trainer of a model."""
+    student = getattr(model, "student_model", model)
+    task = str(student.task)
+    return task, PrunedRTDETRTrainer if isinstance(student, RTDETRDetectionModel) else _TRAINERS[task]
 
 
 @dataclass
@@ -125,7 +183,8 @@ class ExactResume:
         if loader.num_workers == 0:
             loader.generator.manual_seed(seed)
             loader.reset()
-            _forget_images(loader.dataset)
+            if hasattr(loader.dataset, "buffer"):  # classification has no mosaic
+                _forget_images(loader.dataset)
 
     def on_model_save(self, trainer: Any) -> None:
         buffer = io.BytesIO()
@@ -168,7 +227,7 @@ def train(
         seed: Seed of everything random.
         arguments: Ultralytics' training arguments (data, epochs, imgsz, batch, lr0 …).
         log: Where Ultralytics' output goes.
-        wrap_loss: Put around the detection loss.
+        wrap_loss: Put around the model's own loss.
         on_epoch: Called after every epoch with (epochs done, epochs in all, fitness).
 
     Returns:
@@ -179,10 +238,11 @@ def train(
     done = resume.restore_checkpoints(weights)
     if done is None or done < arguments["epochs"]:
         start = {"model": str(checkpoint)} if done is None else {"resume": str(weights / "last.pt")}
-        fixed = {"task": "detect", "seed": seed, "save_dir": str(work), "exist_ok": True, "plots": False}
+        task, trainer_class = _trainer_of(load_checkpoint(checkpoint)[0])
+        fixed = {"task": task, "seed": seed, "save_dir": str(work), "exist_ok": True, "plots": False}
         told = Told(on_epoch, sys.stdout) if on_epoch else None
         with logged(log):
-            trainer = PrunedTrainer(overrides={**fixed, **arguments, **start})
+            trainer = trainer_class(overrides={**fixed, **arguments, **start})
             trainer.add_callback("on_train_start", use_whole_cpu)
             if wrap_loss:
                 trainer.add_callback("on_train_start", WrapLoss(wrap_loss))

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from edgeprune.errors import PlanError, UnsupportedOpError
-from edgeprune.graph.channels import ChannelGraph, build
+from edgeprune.errors import ModelError, PlanError, UnsupportedOpError
+from edgeprune.graph.build import build
+from edgeprune.graph.channels import ChannelGraph
 from edgeprune.graph.trace import trace
 from edgeprune.prune.make import channel_graph
 from edgeprune.yolo.load import untrained
@@ -109,7 +110,7 @@ def test_model_with_data_dependent_control_flow_is_refused() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.a(x) if x.sum() > 0 else self.b(x)
 
-    with pytest.raises(UnsupportedOpError, match=r"can't be traced by torch\.export"):
+    with pytest.raises(ModelError, match=r"can't be traced by torch\.export"):
         graph_of(Fickle)
 
 

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from edgeprune.graph.cost import CostModel
 from edgeprune.prune.make import channel_graph
 from edgeprune.yolo.load import untrained
-from tests.graph.test_mute import cut_and_mute, random_keeps
+from tests.mute import cut_and_mute, random_keeps
 
 
 @pytest.mark.parametrize("name", ["yolov8n", "yolo11n"])

@@ -16,8 +16,7 @@ from edgeprune.prune.make import Request, channel_graph, prune_checkpoint
 from edgeprune.records import PrunePlan, read_json
 from edgeprune.yolo import blocks
 from edgeprune.yolo.load import load, predictions, untrained
-from tests.graph.test_mute import random_keeps
-from tests.mute import give_life, largest_error
+from tests.mute import give_life, largest_error, random_keeps
 
 NAMES = {0: "a", 1: "b"}
 
@@ -76,7 +75,7 @@ def test_plan_whose_layers_were_edited_is_refused() -> None:
     layers = dict(plan.layers)
     layers["model.1.conv"] = layers["model.1.conv"].model_copy(update={"out": (0,)})
     with pytest.raises(PlanError, match=r"don't follow from its groups[\s\S]*model\.1\.conv"):
-        apply(model, graph, plan.model_copy(update={"layers": layers}), blocks.refresh)
+        apply(model, graph, plan.model_copy(update={"layers": layers}), blocks.settle)
 
 
 def test_plan_file_with_unsorted_indices_is_refused(tmp_path: Path) -> None:
@@ -110,7 +109,7 @@ def test_two_rounds_compose_into_one_plan_from_the_parent(tmp_path: Path) -> Non
     # the cap of 0.8 holds from the parent, not anew in every round
     assert all(1 - len(g.keep) / g.size <= 0.8 for g in plan.groups.values())
     model = load(parent).model
-    at_once = apply(model, channel_graph(model, (64, 64)), plan, blocks.refresh)
+    at_once = apply(model, channel_graph(model, (64, 64)), plan, blocks.settle)
     image = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
         assert largest_error(predictions(load(second).model(image)), predictions(at_once(image))) == 0
@@ -122,7 +121,7 @@ def test_compose_of_nothing_changes_nothing() -> None:
     costs = CostModel(graph, model)
     how: dict[str, str | int] = {"importance": "l2", "scope": "global", "channel_multiple": 8, "seed": 0}
     plan = make_plan(graph, costs, random_keeps(graph, 1, 0.4), **how)
-    middle = apply(model, graph, plan, blocks.refresh)
+    middle = apply(model, graph, plan, blocks.settle)
     middle_graph = channel_graph(middle, (64, 64))
     whole = make_plan(middle_graph, CostModel(middle_graph, middle), {}, **how)
     assert compose(plan, whole, graph, costs).layers == plan.layers

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from edgeprune.graph.channels import ChannelGraph, build
+from edgeprune.graph.build import build
+from edgeprune.graph.channels import ChannelGraph
 from edgeprune.graph.trace import trace
 from edgeprune.prune import importance
 from tests import nets
