@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from typer.core import TyperGroup
 
-from edgeprune.errors import EdgepruneError, ProfileError, RecipeError
+from edgeprune.errors import EdgepruneError, PlanError, ProfileError, RecipeError
 from edgeprune.records import (
     Bundle,
     CalibrationSet,
@@ -161,6 +161,33 @@ def prune(
         f"{out}: {plan.pruning_ratio:.1%} of the channels removed, MACs {plan.macs_ratio:.1%}, "
         f"parameters {plan.parameters[1] / plan.parameters[0]:.1%} of the parent's"
     )
+
+
+@app.command()
+def explain(
+    model: Annotated[Path, typer.Argument(help="Checkpoint (.pt), or a model YAML.")],
+    group: Annotated[str | None, typer.Option("--group", help="One channel group by name, in full.")] = None,
+    html: Annotated[Path | None, typer.Option("--html", help="Write a page that stands alone, instead.")] = None,
+    plan: Annotated[Path | None, typer.Option("--plan", help="plan.json made for this model: what it cuts.")] = None,
+    imgsz: Annotated[int, typer.Option(min=32, help="Pixels of the square input that MACs are counted at.")] = 640,
+) -> None:
+    """The model's channel groups: who is in them, what they cost, what is locked and why."""
+    if group is not None and html is not None:
+        raise PlanError("Give one of them.", expected="--group or --html", got="both")
+    prune_plan = read_json(plan, PrunePlan, PlanError) if plan else None
+    from edgeprune.report.explain import explain as explanation_of
+    from edgeprune.report.tree import headline, show
+
+    explanation = explanation_of(model, (imgsz, imgsz), prune_plan)
+    if html is None:
+        show(explanation, console, group)
+        return
+    from edgeprune.records.files import write_bytes
+    from edgeprune.report.page import page
+
+    write_bytes(html, page(explanation))
+    console.print(headline(explanation))
+    console.print(f"the page: {html}")
 
 
 @app.command()

@@ -1,1 +1,1 @@
-"""What the user reads: the verdict and the table."""
+"""What the user reads: the verdict, the table, and the explanation of a model."""

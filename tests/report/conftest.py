@@ -1,0 +1,65 @@
+"""A detector that is explained once for all tests of this folder, alone and with a plan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from torch import nn
+
+from edgeprune.graph.channels import ChannelGraph
+from edgeprune.graph.cost import CostModel
+from edgeprune.records import LayerKeep, PrunedGroup, PrunePlan
+from edgeprune.report.explanation import Explanation
+
+IMAGE = 64
+
+
+@dataclass(frozen=True)
+class Explained:
+    """What an explanation was made from, and the explanation with and without a plan."""
+
+    model: nn.Module
+    graph: ChannelGraph
+    plan: PrunePlan
+    alone: Explanation
+    planned: Explanation
+
+
+def half(graph: ChannelGraph, model: nn.Module) -> PrunePlan:
+    """A plan that keeps every other channel of every cluster that can be halved."""
+    keeps: dict[str, tuple[int, ...]] = {}
+    for cluster in graph.clusters:
+        sizes = [graph.groups[g].size for g in cluster]
+        if graph.locked(cluster) or any(size % 2 for size in sizes):
+            continue
+        if tuple(size // 2 for size in sizes) in graph.proportions(cluster):
+            keeps.update({graph.groups[g].name: tuple(range(0, graph.groups[g].size, 2)) for g in cluster})
+    whole = {g.name: PrunedGroup(size=g.size, keep=keeps.get(g.name, tuple(range(g.size)))) for g in graph.groups}
+    costs = CostModel(graph, model)
+    widths = np.array([len(g.keep) for g in whole.values()], dtype=np.float64)
+    layers = graph.layer_keeps({name: group.keep for name, group in whole.items()})
+    return PrunePlan(
+        graph_sha256=graph.sha256,
+        groups=whole,
+        layers={name: LayerKeep(in_=tuple(s["in"]), out=tuple(s["out"])) for name, s in layers.items()},
+        macs=(costs.macs(costs.widths), costs.macs(widths)),
+        parameters=(round(costs.parameters(costs.widths)), round(costs.parameters(widths))),
+        importance="random", scope="global", channel_multiple=1, seed=0,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def explained() -> Explained:
+    """yolov8n with random weights at 64 px."""
+    from edgeprune.prune.make import traced_graph
+    from edgeprune.report.explain import gather
+    from edgeprune.yolo.load import load
+
+    model = load(Path("yolov8n.yaml"), 0).model
+    program, graph = traced_graph(model, (IMAGE, IMAGE))
+    plan = half(graph, model)
+    alone = gather("yolov8n.yaml", model, program, graph)
+    return Explained(model, graph, plan, alone, gather("yolov8n.yaml", model, program, graph, plan))
