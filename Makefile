@@ -18,7 +18,7 @@ export YOLO_OFFLINE := true
 export ORT_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup targets demo check lint types layers test slow schema clean $(TARGETS)
+.PHONY: help setup targets demo check lint types layers test zoo slow schema clean $(TARGETS)
 
 help: ## this text
 	@echo "make TARGET MODEL=best.pt DATA=data.yaml [RECIPE=recipe.yaml] [OUT=build]"
@@ -61,6 +61,9 @@ layers: $(READY) ## an import points down only
 
 test: $(READY) ## the tests (those on real data where ../shared is)
 	@$(BIN)/python -m pytest -m "not slow and not gpu and not device"
+
+zoo: $(READY) ## every model of Ultralytics: channel groups, locked MACs, cut against muted (ZOO="yolov8n yolo11n" for some)
+	@$(BIN)/python -m tests.zoo $(ZOO)
 
 slow: $(READY) ## the tests that take minutes each
 	@$(BIN)/python -m pytest -m slow

@@ -191,6 +191,20 @@ def explain(
 
 
 @app.command()
+def apply(
+    model: Annotated[Path, typer.Argument(help="The model that the plan was made for (parent.pt, or its YAML).")],
+    plan: Annotated[Path, typer.Option("--plan", help="plan.json.")],
+    out: Annotated[Path, typer.Option("--out", help="The checkpoint to write.")],
+    seed: Annotated[int, typer.Option(min=0, help="Of a YAML's random weights.")] = 0,
+) -> None:
+    """Carry a plan out again, to the bit."""
+    from edgeprune.prune.make import replay
+
+    done = replay(model, plan, out, seed)
+    console.print(f"{out}: MACs {done.macs_ratio:.1%} of the parent's")
+
+
+@app.command()
 def targets() -> None:
     """List the targets."""
     from edgeprune.job import find_target, list_targets

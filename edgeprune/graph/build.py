@@ -195,8 +195,8 @@ def _gather(labels: Labels, exact_sizes: Iterable[ExactSizes]) -> ChannelGraph:
         groups.append(_group([owned[c] for c in channels], labels, why))
     by_group = [[Counter(channel_of[c][0] for c in part) for part in p] for p in parts]
     clusters = _clusters(len(groups), by_group)
-    reasons = _reasons(clusters, by_group, list(labels.constraints.values()))
     groups = _with_sizes(groups, exact_sizes, labels, channel_of)
+    reasons = _reasons(groups, clusters, by_group, list(labels.constraints.values()))
     groups = _lock_tied(groups, clusters)
 
     def line(raw: Iterable[int] | None) -> tuple[Channel, ...] | None:
@@ -245,15 +245,22 @@ def _clusters(count: int, constraints: list[list[Counter[int]]]) -> tuple[tuple[
 
 
 def _reasons(
-    clusters: tuple[tuple[int, ...], ...], constraints: list[list[Counter[int]]], whys: list[str]
+    groups: Sequence[ChannelGroup],
+    clusters: tuple[tuple[int, ...], ...],
+    constraints: list[list[Counter[int]]],
+    whys: list[str],
 ) -> tuple[tuple[str, ...], ...]:
     cluster_of = {group: number for number, cluster in enumerate(clusters) for group in cluster}
     found: list[dict[str, None]] = [{} for _ in clusters]
     for parts, why in zip(constraints, whys, strict=True):
         tied = Counter(cluster_of[group] for group in set().union(*parts))
-        for cluster, groups in tied.items():
-            if groups > 1:
+        for cluster, count in tied.items():
+            if count > 1:
                 found[cluster][why] = None
+    for group, number in cluster_of.items():
+        if groups[group].sizes:
+            sizes = ", ".join(map(str, groups[group].sizes))
+            found[number][f"the block computes with this width: only {sizes} are exact"] = None
     return tuple(tuple(reasons) for reasons in found)
 
 

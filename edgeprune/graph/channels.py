@@ -90,7 +90,7 @@ class ChannelGraph:
         layers: Layer by module name, in execution order.
         groups: All channel groups, locked ones too.
         clusters: Indices of the groups that shrink in proportion; every group is in exactly one cluster.
-        reasons: Of each cluster, the sentences that say what ties its groups; none for a group by itself.
+        reasons: Of each cluster, the sentences that say what ties its groups and bounds their sizes.
         costs: Where multiply-accumulates are spent, at the real input size, batch 1.
         sha256: Identity of the graph.
     """

@@ -122,6 +122,23 @@ def prune_checkpoint(
     return detector, plan
 
 
+def replay(model: Path, plan_file: Path, checkpoint_file: Path, seed: int = 0) -> PrunePlan:
+    """Carry a plan out on the model that it was made for, and write the smaller checkpoint.
+
+    Raises:
+        PlanError: The plan is malformed, or was made for another model. Nothing is written.
+        CheckpointError, ModelError: As `prune_checkpoint`.
+    """
+    plan = read_json(plan_file, PrunePlan, PlanError)
+    detector = load(model, seed)
+    image_size = (2 * max(detector.stride, 32),) * 2  # the graph is the same at every size
+    graph = channel_graph(detector.model, image_size, detector.channels)
+    cut = apply(detector.model, graph, plan, blocks.settle)
+    _require_running(cut, image_size, detector.channels)
+    write_bytes(checkpoint_file, pack(cut, detector.checkpoint, half=detector.half))
+    return plan
+
+
 def _scores(
     request: Request, graph: ChannelGraph, detector: Detector, on_batch: Callable[[int, int], None]
 ) -> importance.Scores:

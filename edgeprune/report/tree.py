@@ -75,7 +75,8 @@ def one_group(explanation: Explanation, name: str) -> Tree:
     by_name = {group.name: group for group in explanation.groups}
     group = by_name.get(name)
     if group is None:
-        near = difflib.get_close_matches(name, by_name, n=3, cutoff=0.4)
+        near = [known for known in by_name if known.startswith(name)][:3]
+        near = near or difflib.get_close_matches(name, by_name, n=3, cutoff=0.4)
         raise PlanError(
             "The model has no channel group of that name.", where="--group", got=name,
             expected=f"one of {len(by_name)} names that `edgeprune explain MODEL` prints",
