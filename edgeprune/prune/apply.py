@@ -137,7 +137,7 @@ def original_sizes(graph: ChannelGraph, before: PrunePlan, parent: ChannelGraph)
 
 
 def _take(tensor: torch.Tensor, keep: list[int], axis: int) -> torch.Tensor:
-    return tensor.index_select(axis, torch.tensor(keep, device=tensor.device)).clone()
+    return tensor.index_select(axis, torch.tensor(keep, device=tensor.device))
 
 
 def _set(module: nn.Module, name: str, value: torch.Tensor) -> None:
