@@ -297,6 +297,18 @@ class FixedTable(Net):
         return self.out(self.b(self.a(x) + self.code))
 
 
+class Counted(Net):
+    """A position code computed from the width at run time: another width would be another code."""
+
+    def __init__(self) -> None:
+        super().__init__(a=conv(3, 16), b=conv(16, 8), out=nn.Conv2d(8, 4, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        a = self.a(x)
+        code = torch.sin(torch.arange(a.shape[1], dtype=a.dtype, device=a.device) / a.shape[1])
+        return self.out(self.b(a + code.view(1, -1, 1, 1)).flip(1))
+
+
 class Auxiliary(Net):
     """A head that only training reads."""
 
@@ -322,7 +334,7 @@ class Unknown(Net):
 ALL = (
     Residual, Concat, Chunk, Depthwise, DepthMultiplier, Grouped, Gate, Heads, LayerScale, Flat, Shared, Shuffle,
     SpaceByReshape, ShuffledGroups, SpatialGate, OverChannels, Transposed, Padded, Stacked, Tokens, SelfAttention,
-    Activations, Written, FixedTable, Auxiliary,
+    Activations, Written, FixedTable, Counted, Auxiliary,
 )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from rich.table import Table
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from edgeprune.errors import EdgepruneError
 from edgeprune.graph.channels import ChannelGraph
 from edgeprune.graph.cost import CostModel
 from edgeprune.prune import importance
@@ -35,14 +36,15 @@ TOLERANCE = 1e-9
 
 #: One size of every family and task: what CI runs.
 FAMILIES = [
-    "yolov3-tiny", "yolov5n", "yolov6n", "yolov8n", "yolov8n-p2", "yolov8n-ghost", "yolov8n-rtdetr", "yolov8n-seg",
-    "yolov8n-pose", "yolov8n-obb", "yolov8n-cls", "yolov9t", "yolov9e", "yolov10n", "yolo11n", "yolo12n", "yolo26n",
-    "yolo26n-p2", "yolo26n-seg", "yolo26n-pose", "yolo26n-obb", "yolo26n-cls", "yolo26n-sem", "yolo26n-depth",
+    "yolov3-tiny", "yolov5n", "yolov6n", "yolov8n", "yolov8n-ghost", "yolov8n-rtdetr", "yolov9t", "yolov9e", "yolov10n",
+    "yolo11n", "yolo12n", "yolo26n", "yolo26n-seg", "yolo26n-pose", "yolo26n-obb", "yolo26n-cls", "yolo26n-sem",
+    "yolo26n-depth",
 ]  # fmt: skip
 
 #: The rest: other sizes (blocks change with size: C3k2 with C3k from m on, C2fCIB, A2C2f's residuals …) and variants.
 OTHERS = [
-    "yolov3", "yolov3-spp", *(f"yolov5{s}" for s in "smlx"), "yolov5n-p6", "yolov5x-p6",
+    "yolov8n-p2", "yolov8n-seg", "yolov8n-pose", "yolov8n-obb", "yolov8n-cls", "yolo26n-p2", "yolov3", "yolov3-spp",
+    *(f"yolov5{s}" for s in "smlx"), "yolov5n-p6", "yolov5x-p6",
     *(f"yolov6{s}" for s in "smlx"), *(f"yolov8{s}" for s in "smlx"), "yolov8x-p2", "yolov8n-p6", "yolov8x-p6",
     "yolov8x-ghost", "yolov8n-ghost-p2", "yolov8n-ghost-p6", "yolov8x-seg", "yolov8n-seg-p6", "yolov8x-pose",
     "yolov8n-pose-p6", "yolov8x-obb", "yolov8x-cls", "yolov8-cls-resnet50", "yolov8-cls-resnet101", "yolov8x-rtdetr",
@@ -165,29 +167,39 @@ def locked_macs(specimen: Specimen) -> float:
     return total / costs.macs(costs.widths)
 
 
+def examine(name: str) -> tuple[tuple[str, ...], bool]:
+    """A model's row of the table, and whether everything held."""
+    specimen = catch(name)
+    worst, keeps = 0.0, {}
+    for _, keeps in plans(specimen):
+        worst = max(worst, error(specimen, keeps))
+    plan = make_plan(
+        specimen.graph, CostModel(specimen.graph, specimen.model), keeps,
+        importance="l2", scope="global", channel_multiple=8, seed=0,
+    )  # fmt: skip
+    started = time.perf_counter()
+    apply(specimen.model, specimen.graph, plan, blocks.settle)
+    seconds = time.perf_counter() - started
+    row = (
+        name, str(len(specimen.graph.groups)), f"{locked_macs(specimen):.2%}", f"{worst:.1e}",
+        f"{specimen.seconds:.1f}", f"{seconds:.2f}",
+    )  # fmt: skip
+    return row, worst <= TOLERANCE and costs_agree(specimen, keeps)
+
+
 def main(names: list[str]) -> int:
     console, failed = Console(width=110), []
     table = Table(box=None)
     for heading in ("model", "channel groups", "locked MACs", "largest error", "trace s", "cut s"):
         table.add_column(heading, justify="left" if heading == "model" else "right")
     for name in names or FAMILIES + OTHERS:
-        specimen = catch(name)
-        worst, keeps = 0.0, {}
-        for _, keeps in plans(specimen):
-            worst = max(worst, error(specimen, keeps))
-        plan = make_plan(
-            specimen.graph, CostModel(specimen.graph, specimen.model), keeps,
-            importance="l2", scope="global", channel_multiple=8, seed=0,
-        )  # fmt: skip
-        started = time.perf_counter()
-        apply(specimen.model, specimen.graph, plan, blocks.settle)
-        row = (
-            name, str(len(specimen.graph.groups)), f"{locked_macs(specimen):.2%}", f"{worst:.1e}",
-            f"{specimen.seconds:.1f}", f"{time.perf_counter() - started:.2f}",
-        )  # fmt: skip
+        try:
+            row, holds = examine(name)
+        except EdgepruneError as error:
+            row, holds = (name, str(error)), False
         console.print(*row)
         table.add_row(*row)
-        if worst > TOLERANCE or not costs_agree(specimen, keeps):
+        if not holds:
             failed.append(name)
     console.print(table)
     console.print(f"{len(names or FAMILIES + OTHERS)} models, {len(failed)} failed {failed or ''}")

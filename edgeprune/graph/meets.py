@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from edgeprune.graph.labels import NONE, Labels, distinct, varies
+from edgeprune.graph.labels import Labels, varies
 from edgeprune.graph.moves import chunk
-from edgeprune.graph.run import Run, State, fixed, holds_channels, resized
+from edgeprune.graph.run import Run, State, fixed, holds_channels, lock_beside_constants, resized
 
 
 def carry(run: Run, x: torch.Tensor, *others: Any, **__: Any) -> torch.Tensor:
@@ -41,15 +41,8 @@ def meet(run: Run, a: Any, b: Any = None, *_: Any, **__: Any) -> torch.Tensor:
         elif any(other.shape[d] > 1 and other.stride(d) for d in wider):
             run.labels.lock(one, f"{run.place} meets a constant of fixed width")
         return one.expand(run.shape)
-    _lock_beside_constants(run, x, y)
+    lock_beside_constants(run, x, y)
     return run.labels.join(x, y).expand(run.shape)
-
-
-def _lock_beside_constants(run: Run, x: torch.Tensor, y: torch.Tensor) -> None:
-    """Where only one of the two holds a channel, the other's position stays, and so must the channel."""
-    a, b = distinct(*torch.broadcast_tensors(x, y))
-    for one, other in ((a, b), (b, a)):
-        run.labels.lock(one[(one != NONE) & (other == NONE)], f"{run.place} meets a constant of fixed width")
 
 
 def meet_three(run: Run, condition: Any, a: Any, b: Any, *_: Any, **__: Any) -> torch.Tensor:
@@ -59,7 +52,7 @@ def meet_three(run: Run, condition: Any, a: Any, b: Any, *_: Any, **__: Any) -> 
 def copy_into(run: Run, target: torch.Tensor, source: torch.Tensor, *_: Any) -> torch.Tensor:
     """Written in place, into a tensor whose other readers were labelled before: only like into like is free."""
     source = source.expand(target.shape)
-    _lock_beside_constants(run, target, source)
+    lock_beside_constants(run, target, source)
     return run.labels.join(target, source)
 
 

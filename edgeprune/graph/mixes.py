@@ -9,7 +9,7 @@ import torch
 from torch.utils._pytree import tree_map
 
 from edgeprune.graph.labels import varies
-from edgeprune.graph.run import Run, constant, nothing
+from edgeprune.graph.run import Run, constant, lock_beside_constants, nothing
 
 
 def softmax(run: Run, x: torch.Tensor, dim: int, *_: Any) -> torch.Tensor:
@@ -56,9 +56,7 @@ def matmul(run: Run, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
             labels.lock(a, f"{run.place} contracts and carries channels at once")
             labels.lock(b, f"{run.place} contracts and carries channels at once")
         left, right = a.movedim(-1, -2)[..., :1], b[..., :1]
-        for one, other in ((left, right), (right, left)):
-            if not varies(other, -2):
-                labels.lock(one, f"{run.place} contracts it with what is no channel")
+        lock_beside_constants(run, left, right)
         contracted = labels.join(left, right)
         run.spend(run.node, shape[-2] * shape[-1], contracted.flatten().tolist(), None)
         return nothing(shape)
@@ -82,6 +80,7 @@ def attention(run: Run, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *_: A
     if options.get("scale") is None:
         for tensor in (q, k):
             run.labels.lock(tensor, f"{run.place} scales by the width of q")
+    lock_beside_constants(run, q[..., :1, :], k[..., :1, :])
     contracted = run.labels.join(q[..., :1, :], k[..., :1, :])
     rows_, columns = run.inputs[0][-2], run.inputs[1][-2]
     run.spend(run.node, rows_ * columns, contracted.flatten().tolist(), None)

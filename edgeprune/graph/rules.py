@@ -16,7 +16,7 @@ Families:
 from __future__ import annotations
 
 from edgeprune.graph import layers, meets, mixes, moves
-from edgeprune.graph.run import Rule, constant
+from edgeprune.graph.run import Rule, constant, counted
 
 #: Operators whose rules take a layer's own `State`; to all others a parameter comes as `meets.loose` labels.
 LAYERS: dict[str, Rule] = {
@@ -36,17 +36,17 @@ def _table(rule: Rule, names: str) -> dict[str, Rule]:
 #: ATen operator (without namespace, overload and the underscore of an in-place form) -> rule.
 RULES: dict[str, Rule] = {
     **LAYERS,
-    **_table(moves.move, "getitem permute transpose t unsqueeze squeeze expand repeat movedim swapaxes unbind"),
+    **_table(moves.move, "getitem permute transpose t unsqueeze squeeze expand repeat movedim swapaxes unbind flip"),
     **_table(meets.carry, "silu relu relu6 leaky_relu elu selu celu hardswish hardtanh gelu mish sigmoid hardsigmoid"),
     **_table(meets.carry, "log_sigmoid softplus softsign tanh threshold hardshrink softshrink"),
     **_table(meets.carry, "contiguous clone detach dropout feature_dropout alias to neg abs exp log cos sin sqrt"),
-    **_table(meets.carry, "rsqrt reciprocal clamp clamp_min clamp_max floor round sign erf logical_not"),
+    **_table(meets.carry, "rsqrt square reciprocal clamp clamp_min clamp_max floor round sign erf logical_not"),
     **_table(meets.carry, "full_like zeros_like ones_like empty_like"),
     **_table(meets.carry, "max_pool2d avg_pool2d adaptive_avg_pool2d adaptive_max_pool2d"),
     **_table(meets.carry, "upsample_nearest2d upsample_bilinear2d upsample_bicubic2d grid_sampler"),
     **_table(meets.meet, "add sub rsub mul div pow maximum minimum atan2 remainder floor_divide"),
     **_table(meets.meet, "masked_fill gt lt ge le eq ne logical_and logical_or"),
-    **_table(constant, "arange full zeros ones empty new_zeros new_ones new_full scalar_tensor meshgrid"),
+    **_table(constant, "full zeros ones empty new_zeros new_ones new_full scalar_tensor meshgrid"),
     **_table(constant, "_assert_tensor_metadata sym_size"),
     **_table(moves.take, "slice select narrow"),
     **_table(moves.pick, "gather index_select"),
@@ -56,6 +56,8 @@ RULES: dict[str, Rule] = {
     **_table(moves.reshape, "reshape view unflatten"),
     **_table(moves.split, "split split_with_sizes"),
     **_table(moves.stack, "stack"),
+    **_table(mixes.softmax, "softmax log_softmax"),
+    "arange": counted,
     "cat": moves.cat,
     "chunk": moves.chunk,
     "copy": meets.copy_into,
@@ -67,7 +69,6 @@ RULES: dict[str, Rule] = {
     "pixel_unshuffle": moves.pixel_unshuffle,
     "prelu": meets.prelu,
     "scaled_dot_product_attention": mixes.attention,
-    "softmax": mixes.softmax,
     "type_as": meets.first,
     "where": meets.meet_three,
 }

@@ -76,7 +76,19 @@ def constant(run: Run, *_: Any, **__: Any) -> Any:
     return tree_map(lambda v: nothing(tuple(v.shape)) if isinstance(v, torch.Tensor) else v, run.value)
 
 
+def counted(run: Run, *_: Any, **__: Any) -> torch.Tensor:
+    """arange: its values depend on its length."""
+    return fixed(run.shape)
+
+
 def resized(run: Run, x: torch.Tensor, dims: Any) -> torch.Tensor:
     """One position along `dims`, whose neighbours the operator mixes; and the new extent of what it was."""
     merged = run.labels.join_along(x, dims, f"{run.place} mixes neighbouring positions")
     return merged.expand([run.shape[d] if d in dims else n for d, n in enumerate(merged.shape)])
+
+
+def lock_beside_constants(run: Run, x: torch.Tensor, y: torch.Tensor) -> None:
+    """Where only one of the two holds a channel, the other's position stays, and so must the channel."""
+    a, b = distinct(*torch.broadcast_tensors(x, y))
+    for one, other in ((a, b), (b, a)):
+        run.labels.lock(one[(one != NONE) & (other == NONE)], f"{run.place} meets a constant of fixed width")

@@ -6,7 +6,7 @@ Rules:
 - Every task of Ultralytics can be opened and cut; the pipeline, which trains and measures boxes, asks for a
   detector (`load_detector`).
 - Open-vocabulary models are refused: their classes are text embeddings given at run time.
-- A YAML gives random weights from the given seed.
+- A YAML gives random weights from the given seed; what it would download (TorchVision's weights) stays out.
 """
 
 from __future__ import annotations
@@ -163,6 +163,9 @@ def _from_yaml(path: Path, seed: int) -> Detector:
 
 
 def _build(config: dict[str, Any], seed: int, classes: int | None = None) -> BaseModel:
+    for row in config["backbone"] + config["head"]:
+        if row[2] == "TorchVision":
+            row[3][2] = None  # [channels, model, weights, …]
     task = guess_model_task(config) or "detect"
     kind = RTDETRDetectionModel if config["head"][-1][-2] == RTDETRDecoder.__name__ else _CLASSES[task]
     torch.manual_seed(seed)

@@ -48,10 +48,11 @@ print(json.dumps({'names': yolo.names, 'task': yolo.task, 'found': size(found), 
     'fitness': float(metrics.fitness), 'stride': yolo.model.stride.tolist(), 'train_args': yolo.ckpt['train_args']}))
 """
 
-#: One of every family, and of every task.
-QUICK = ["yolov8n", "yolov9t", "yolo12n", "yolo26n", "yolo26n-seg", "yolo26n-pose", "yolo26n-obb", "yolo26n-cls",
-         "yolo26n-sem", "yolo26n-depth", "yolov8n-rtdetr"]  # fmt: skip
-REST = ["yolov3-tiny", "yolov5n", "yolov6n", "yolov8n-ghost", "yolov8n-p2", "yolov9c", "yolov9e", "yolov10n",
+#: One of every task, with the blocks of several families.
+QUICK = ["yolov8n", "yolo12n", "yolo26n-seg", "yolo26n-pose", "yolo26n-obb", "yolo26n-cls", "yolo26n-sem",
+         "yolo26n-depth", "yolov8n-rtdetr"]  # fmt: skip
+REST = ["yolov9t", "yolo26n",
+        "yolov3-tiny", "yolov5n", "yolov6n", "yolov8n-ghost", "yolov8n-p2", "yolov9c", "yolov9e", "yolov10n",
         "yolov10x", "yolo11n", "yolo11n-seg", "yolov8n-pose", "yolov8n-obb", "yolov8n-cls", "yolo12x", "yolo26x",
         "rtdetr-l", "rtdetr-resnet50", "yolov8n-cls-resnet50"]  # fmt: skip
 MODELS = QUICK + [pytest.param(name, marks=pytest.mark.slow) for name in REST]
