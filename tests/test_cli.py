@@ -58,7 +58,7 @@ def test_segmentation_model(tmp_path: Path, scenes: Path) -> None:
     said = refused(
         "build", "onnxruntime-x86", "--model", tmp_path / "seg.pt", "--data", scenes, "--out", tmp_path / "out"
     )
-    assert "not a detector" in said
+    assert "not a YOLO detector" in said
     assert "task segment" in said
 
 
