@@ -54,6 +54,8 @@ def build(
     labels = Labels()
     _run(program, labels)
     for tie in ties:
+        if not all(layer in labels.layers for layer, _ in tie):
+            continue  # the block never ran
         parts = [_side(labels, side) for side in tie]
         labels.equal_counts(parts, f"{tie[0][0]} and {tie[1][0]} are read with one width")
     _align(labels)
@@ -269,6 +271,8 @@ def _with_sizes(
 ) -> list[ChannelGroup]:
     groups = list(groups)
     for layer, start, stop, sizes in exact:
+        if layer not in labels.layers:
+            continue  # the block never ran
         out = labels.layers[layer].out[start:stop]
         owners = {channel_of[labels.find(label)][0] for label in out}
         for g in owners:

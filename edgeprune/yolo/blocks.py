@@ -78,6 +78,8 @@ def settle(model: nn.Module, keeps: LayerKeeps) -> None:
         keeps: What stayed of every layer, in the parent's numbering.
     """
     for name, block in model.named_modules():
+        if not any(layer.startswith(f"{name}.") for layer in keeps):
+            continue  # it never ran, so nothing of it was cut
         stayed = _Stayed(name, keeps)
         if isinstance(block, _HALVES):
             block.c = stayed.out("cv1.conv", 0, block.c)
