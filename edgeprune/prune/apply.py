@@ -49,6 +49,16 @@ def make_plan(graph: ChannelGraph, costs: CostModel, keeps: Keeps, **how: str | 
     )
 
 
+def require_plan_of(graph: ChannelGraph, plan: PrunePlan) -> None:
+    """Raise PlanError where the plan was made for another model than `graph` was built from."""
+    if plan.graph_sha256 != graph.sha256:
+        raise PlanError(
+            "The plan was made for another model.",
+            where="plan.graph_sha256", expected=graph.sha256, got=plan.graph_sha256,
+            next_step="take its own parent (parent.pt beside plan.json), or another plan",
+        )  # fmt: skip
+
+
 def apply(
     model: Model,
     graph: ChannelGraph,
@@ -68,12 +78,7 @@ def apply(
     Raises:
         PlanError: The plan was made for another graph, or its parts contradict each other.
     """
-    if plan.graph_sha256 != graph.sha256:
-        raise PlanError(
-            "The plan was made for another model.",
-            where="plan.graph_sha256", expected=graph.sha256, got=plan.graph_sha256,
-            next_step="apply it to its own parent, or make a new plan",
-        )  # fmt: skip
+    require_plan_of(graph, plan)
     layers = graph.layer_keeps({name: group.keep for name, group in plan.groups.items()})
     for name, sides in layers.items():
         stated = plan.layers.get(name)

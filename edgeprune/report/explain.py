@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from edgeprune.errors import PlanError
 from edgeprune.graph import wiring
 from edgeprune.graph.channels import Channel, ChannelGraph, Layer, Side
 from edgeprune.graph.cost import CostModel, Widths
 from edgeprune.graph.trace import Program
+from edgeprune.prune.apply import require_plan_of
 from edgeprune.records import PrunePlan
 from edgeprune.report.explanation import (
     Change,
@@ -67,12 +67,8 @@ def gather(
     Raises:
         PlanError: The plan was made for another graph.
     """
-    if plan is not None and plan.graph_sha256 != graph.sha256:
-        raise PlanError(
-            "The plan was made for another model.",
-            where="plan.graph_sha256", expected=graph.sha256, got=plan.graph_sha256,
-            next_step="explain its own parent with it (parent.pt beside plan.json), or leave the plan out",
-        )  # fmt: skip
+    if plan is not None:
+        require_plan_of(graph, plan)
     return _Gathering(model, program, graph, plan).explanation(name)
 
 
