@@ -24,6 +24,7 @@ from torch import nn
 from ultralytics.nn.modules.block import (
     C2,
     C2PSA,
+    DFL,
     PSA,
     SPPELAN,
     AAttn,
@@ -35,6 +36,7 @@ from ultralytics.nn.modules.block import (
     RepVGGDW,
 )
 from ultralytics.nn.modules.conv import RepConv
+from ultralytics.nn.modules.head import Detect
 from ultralytics.nn.modules.transformer import MSDeformAttn
 
 #: One side of one layer, as edgeprune.graph names it.
@@ -129,3 +131,19 @@ def _settle_area_attention(block: AAttn, width: int) -> None:
     with torch.no_grad():
         for tensor in (owner.weight, owner.bias):
             tensor.mul_(gate.flatten().to(tensor).reshape(-1, *[1] * (tensor.dim() - 1)))
+
+
+def float_layers(model: nn.Module) -> dict[str, str]:
+    """Convolutions of the stock heads that stay float when the model is quantized, with the reason."""
+    found = {}
+    for name, head in model.named_modules():
+        if not isinstance(head, Detect):
+            continue
+        for branch in ("cv2", "cv3", "one2one_cv2", "one2one_cv3"):
+            for level, line in enumerate(getattr(head, branch, None) or ()):
+                last = len(line) - 1
+                if isinstance(line[last], nn.Conv2d):
+                    found[f"{name}.{branch}.{level}.{last}"] = "makes the head's raw boxes or scores"
+        if isinstance(head.dfl, DFL):
+            found[f"{name}.dfl.conv"] = "takes the mean of a distribution over box distances"
+    return found

@@ -1,0 +1,189 @@
+"""A model that computes with fake-quantized tensors: the same model, with its scales beside it.
+
+Rules:
+- `attach` leaves the model's code and its parameters alone. It adds one submodule, which holds the scales, and
+  two hooks, which watch its forward passes; so the stock trainer, its EMA and its checkpoints carry everything,
+  and `detach` gives back the stock model and the record.
+- Scales are learned as logarithms: a step of Adam then changes every scale by the same share, whatever its size
+  (TQT, Jain et al. 2020, section 3.2). They stay FP32 when the model is halved.
+- Weights are quantized as they are, before BatchNorm. Scales per output channel commute with a scaling of the
+  channel, so BatchNorm may live on while training, and folds into weights and scales alike on export: the
+  integers that were trained are the integers that are exported.
+- A tensor is quantized where it is made, once, for all that read it.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from edgeprune.quant.affine import fake_quantize_activation, fake_quantize_weight
+from edgeprune.quant.watch import Watch
+from edgeprune.records.quantization import Affine, Quantization
+
+#: Name of the submodule that `attach` adds.
+SCALES = "edgeprune_scales"
+_MIN_SCALE = 1e-12
+
+
+class Scales(nn.Module):
+    """The scales of one model as parameters.
+
+    Attributes:
+        activation: Log of the scale of every entry of the record's `activations`, in its order.
+        weight: Log of the scales of all weights, one after another.
+    """
+
+    zero_point: torch.Tensor
+
+    def __init__(self, record: Quantization) -> None:
+        super().__init__()
+        self.record = record
+        entries = list(record.activations.values())
+        self.activation = nn.Parameter(torch.tensor([e.scale for e in entries]).log())
+        self.weight = nn.Parameter(torch.tensor([s for line in record.weights.values() for s in line]).log())
+        order = {name: index for index, name in enumerate(record.activations)}
+        self.points = {point: (order[name], record.activations[name].zero_point) for point, name in record.points.items()}
+        ends = torch.tensor([len(line) for line in record.weights.values()]).cumsum(0).tolist()
+        self.slices = dict(zip(record.weights, zip([0, *ends[:-1]], ends, strict=True), strict=True))
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Scales:
+        if fn(torch.zeros(1, dtype=torch.float32, device=self.activation.device)).dtype == torch.float16:
+            return self  # a scale loses three digits in FP16, and subnormal ones more
+        super()._apply(fn, recurse)
+        return self
+
+    def to_record(self) -> Quantization:
+        """The record with the scales as they are now."""
+        activation = self.activation.detach().double().exp().float().tolist()
+        weight = self.weight.detach().double().exp().float().tolist()
+        return self.record.model_copy(
+            update={
+                "activations": {
+                    name: Affine(scale=max(scale, _MIN_SCALE), zero_point=entry.zero_point)
+                    for (name, entry), scale in zip(self.record.activations.items(), activation, strict=True)
+                },
+                "weights": {
+                    name: tuple(max(s, _MIN_SCALE) for s in weight[start:end]) for name, (start, end) in self.slices.items()
+                },
+            }
+        )
+
+
+class _FakeQuantized(Watch):
+    """The pass of a model with scales attached."""
+
+    def __init__(self, model: nn.Module, scales: Scales) -> None:
+        super().__init__(model)
+        self.scales = scales
+        self._activation_scales = scales.activation.exp()
+        self._weight_scales = scales.weight.exp()
+
+    def made(self, name: str, kind: str, value: Any, inputs: Any) -> Any:
+        if name not in self.scales.points:
+            return value
+        index, zero_point = self.scales.points[name]
+        if kind == "sigmoid" and value is None:
+            value = inputs[0].sigmoid()
+        scale = self._activation_scales[index : index + 1]
+        if isinstance(value, torch.Tensor):
+            return self.activation(value, scale, zero_point)
+        return type(value)(self.activation(v, scale, zero_point) for v in value)
+
+    def activation(self, value: torch.Tensor, scale: torch.Tensor, zero_point: int) -> torch.Tensor:
+        return fake_quantize_activation(value, scale, zero_point)
+
+    def weight(self, name: str, weight: torch.Tensor) -> torch.Tensor:
+        if name not in self.scales.slices:
+            return weight
+        start, end = self.scales.slices[name]
+        return fake_quantize_weight(weight, self._weight_scales[start:end])
+
+
+class _Exported(_FakeQuantized):
+    """The same pass for torch's ONNX exporter: activations become QuantizeLinear and DequantizeLinear; weights stay
+    as they are, since the exporter would fold theirs."""
+
+    def activation(self, value: torch.Tensor, scale: torch.Tensor, zero_point: int) -> torch.Tensor:
+        result: torch.Tensor = _QdqPair.apply(value, scale.item(), zero_point)
+        return result
+
+    def weight(self, name: str, weight: torch.Tensor) -> torch.Tensor:
+        return weight
+
+
+class _QdqPair(torch.autograd.Function):
+    """Quantize, then dequantize, as two nodes of ONNX."""
+
+    @staticmethod
+    def forward(ctx: Any, value: torch.Tensor, scale: float, zero_point: int) -> torch.Tensor:
+        return value.clone()  # the exporter wants a result of this shape; its numbers are the graph's to compute
+
+    @staticmethod
+    def symbolic(g: Any, value: Any, scale: float, zero_point: int) -> Any:
+        step = g.op("Constant", value_t=torch.tensor(scale))
+        zero = g.op("Constant", value_t=torch.tensor(zero_point, dtype=torch.int8))
+        pair = g.op("DequantizeLinear", g.op("QuantizeLinear", value, step, zero), step, zero)
+        return pair.setType(value.type())  # shapes go on being known: a chunk behind it becomes a Split
+
+
+def attach(model: nn.Module, record: Quantization, *, exporting: bool = False) -> nn.Module:
+    """Make `model` compute with fake-quantized tensors. Mutates and returns it.
+
+    Args:
+        model: Takes an image batch (or a dict with one under 'img', as Ultralytics' trainer calls it).
+        record: From calibration, or from `detach`.
+        exporting: Through operators that the ONNX exporter knows, without gradients.
+    """
+    scales = Scales(record)
+    scales.to(next(model.parameters()).device)
+    model.add_module(SCALES, scales)
+    model.register_forward_pre_hook(_enter_exported if exporting else _enter)
+    model.register_forward_hook(_leave, always_call=True)
+    return model
+
+
+def detach(model: nn.Module) -> Quantization:
+    """Take the scales off again; `model` is then as it was before `attach`. Returns the record."""
+    scales: Scales = getattr(model, SCALES)
+    delattr(model, SCALES)
+    for hooks in (model._forward_pre_hooks, model._forward_hooks):
+        for key in [k for k, hook in hooks.items() if hook in {_enter, _enter_exported, _leave}]:
+            del hooks[key]
+    model._forward_hooks_always_called.clear()
+    return scales.to_record()
+
+
+def attached(model: nn.Module) -> bool:
+    """Whether scales are attached."""
+    return hasattr(model, SCALES)
+
+
+#: Passes under way, by model. A hook has nowhere else to keep one: an attribute would be copied and pickled.
+_running: weakref.WeakKeyDictionary[nn.Module, _FakeQuantized] = weakref.WeakKeyDictionary()
+
+
+def _enter(model: nn.Module, args: Any) -> Any:
+    return _begin(_FakeQuantized(model, getattr(model, SCALES)), model, args)
+
+
+def _enter_exported(model: nn.Module, args: Any) -> Any:
+    return _begin(_Exported(model, getattr(model, SCALES)), model, args)
+
+
+def _begin(run: _FakeQuantized, model: nn.Module, args: Any) -> Any:
+    image, *rest = args
+    given = {**image, "img": run.image(image["img"])} if isinstance(image, Mapping) else run.image(image)
+    run.__enter__()
+    _running[model] = run
+    return (given, *rest)
+
+
+def _leave(model: nn.Module, args: Any, output: Any) -> None:
+    run = _running.pop(model, None)
+    if run is not None:
+        run.__exit__(None, None, None)

@@ -1,0 +1,57 @@
+"""Quantization: which tensors of one model are INT8, and with which scales. Names and numbers, no weights."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from edgeprune.records.base import Record
+from edgeprune.records.calibration import Sha256
+
+Observer = Literal["minmax", "percentile", "mse", "entropy"]
+Scale = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Scheme(Record):
+    """What a target's kernels want of a quantized graph. Weights are always int8, per output channel, symmetric."""
+
+    activations: Literal["symmetric", "asymmetric"] = "symmetric"
+    """symmetric: zero point 0, which every runtime takes; asymmetric: all 256 levels where values have one sign."""
+    placement: Literal["conv-inputs", "all"] = "conv-inputs"
+    """conv-inputs: what convolutions read and nothing between (TensorRT and OpenVINO fuse activation functions and
+    additions into the convolution); all: also the convolutions' results, SiLU's gate and both sides of an addition
+    (ONNX Runtime has an integer kernel for each operator, and none for a convolution with a float result)."""
+
+
+class Affine(Record):
+    """real = scale x (q - zero_point), q in -128..127."""
+
+    scale: Scale
+    zero_point: int = Field(default=0, ge=-128, le=127)
+
+
+class Quantization(Record):
+    """quantization.json: beside the checkpoint that it belongs to."""
+
+    scheme: Scheme
+    activations: dict[str, Affine]
+    """Scale by the name of the first tensor that has it; tensors that move into one Concat share one."""
+    points: dict[str, str]
+    """Tensor (the convolution that made it, or an operator after that convolution) -> entry of `activations`."""
+    weights: dict[str, tuple[Scale, ...]]
+    """Convolution -> scale of every output channel. A convolution that isn't here is float."""
+    float_layers: dict[str, str] = Field(default_factory=dict)
+    """Convolution that stays float -> why."""
+    calibration_sha256: Sha256
+    """Of the calibration set's file."""
+    observer: Observer
+    notes: tuple[str, ...] = ()
+    """What calibration found and handled: dead tensors and channels, outlier images."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Quantization:
+        unknown = sorted(set(self.points.values()) - set(self.activations))
+        if unknown:
+            raise ValueError(f"points name a scale that isn't among the activations: {unknown[0]}")
+        return self
