@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from typer.core import TyperGroup
 
+from edgeprune.cli_calibrate import calibrate
 from edgeprune.errors import EdgepruneError, PlanError, ProfileError, RecipeError
 from edgeprune.records import (
     Bundle,
@@ -51,6 +52,7 @@ def _complain(text: str) -> None:
 
 
 app = typer.Typer(cls=ExitCodes, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.add_typer(calibrate, name="calibrate")
 console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
 
 

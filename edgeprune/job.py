@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from edgeprune.records import Recipe, TargetProfile, read_yaml
 from edgeprune.records.base import to_json
 from edgeprune.records.dataset import DataSet, fingerprint, read_dataset
 from edgeprune.records.files import sha256_file, write_bytes
+from edgeprune.records.named import find, listed
 from edgeprune.workshop import Listener, Workshop
 
 #: Free space that a build needs, in multiples of the model file: parent, rounds, training state, engines.
@@ -91,22 +91,9 @@ def plan_job(
     return Job(name, profile, chosen, model, dataset, sha256, Workshop(folder, listener))
 
 
-def target_folders() -> list[Path]:
-    """Where targets are looked for: here, beside the package's checkout, and where a wheel installs them."""
-    return [
-        Path("targets"),
-        Path(__file__).resolve().parent.parent / "targets",
-        Path(sys.prefix) / "share" / "edgeprune" / "targets",
-    ]
-
-
 def list_targets() -> dict[str, Path]:
     """Target name -> its file."""
-    found: dict[str, Path] = {}
-    for folder in target_folders():
-        for file in sorted(folder.glob("*.yaml")):
-            found.setdefault(file.stem, file)
-    return dict(sorted(found.items()))
+    return listed("targets")
 
 
 def find_target(name: str) -> TargetProfile:
@@ -115,19 +102,8 @@ def find_target(name: str) -> TargetProfile:
     Raises:
         ProfileError: No such target, or a malformed file.
     """
-    if name.endswith((".yaml", ".yml")):
-        return read_yaml(Path(name), TargetProfile, ProfileError)
-    known = list_targets()
-    if name not in known:
-        import difflib
-
-        near = difflib.get_close_matches(name, known, n=1)
-        raise ProfileError(
-            f"There is no target '{name}'.",
-            expected=f"one of {', '.join(known) or 'none: no targets/ folder here'}",
-            next_step=f"did you mean '{near[0]}'?" if near else "write targets/NAME.yaml; the ones there are examples",
-        )
-    return read_yaml(known[name], TargetProfile, ProfileError)
+    advice = "write targets/NAME.yaml; the ones there are examples"
+    return find("targets", "target", name, TargetProfile, ProfileError, advice)
 
 
 def _require_space(folder: Path, model: Path) -> None:

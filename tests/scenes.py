@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,28 @@ def draw(folder: Path, task: str) -> Path:
     }
     file = folder / "data.yaml"
     file.write_text(yaml.safe_dump({**content, **extra.get(task, {})}))
+    return file
+
+
+def pictures(folder: Path, train: Sequence[Sequence[int]], val: int = 3) -> Path:
+    """A detection set of pictures that differ in colour and texture; returns its data.yaml.
+
+    Args:
+        folder: Where it goes.
+        train: Classes that each train image shows; none: a background image.
+        val: Number of val images, of class 0.
+    """
+    for split, shown in (("train", train), ("val", [[0]] * val)):
+        for number, classes in enumerate(shown):
+            generator = np.random.default_rng([split == "val", number])
+            pixels = generator.integers(0, 256, 3) * 0.7 + generator.integers(0, 1 + 9 * (number % 8), (30, 40, 3))
+            _save(pixels.clip(0, 255).astype(np.uint8), folder / "images" / split / f"{number:02}.png")
+            labels = folder / "labels" / split / f"{number:02}.txt"
+            labels.parent.mkdir(parents=True, exist_ok=True)
+            labels.write_text("".join(f"{label} 0.5 0.5 0.2 0.3\n" for label in classes))
+    file = folder / "data.yaml"
+    content = {"train": "images/train", "val": "images/val", "names": dict(enumerate(NAMES)), "license": "CC0"}
+    file.write_text(yaml.safe_dump(content))
     return file
 
 

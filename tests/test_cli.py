@@ -156,5 +156,17 @@ def test_targets_doctor_schema_and_help_work() -> None:
     assert set(schemas) >= {"TargetProfile", "Recipe", "CalibrationSet", "PrunePlan", "Measurement", "Bundle"}
     assert schemas["Recipe"]["properties"]["epochs"]["description"]
     said = edgeprune("--help").stdout
-    for command in ("build", "doctor", "targets", "prune", "finetune", "export", "verify", "bench", "report", "schema"):
+    for command in (
+        "build",
+        "doctor",
+        "targets",
+        "prune",
+        "finetune",
+        "export",
+        "verify",
+        "bench",
+        "report",
+        "schema",
+        "calibrate",
+    ):
         assert command in said

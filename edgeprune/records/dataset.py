@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,13 +36,23 @@ class DataSet:
 
     Attributes:
         file: The data.yaml.
+        root: The folder that its splits are relative to.
         names: Class names by index, 0 to n-1.
         splits: Split name ('train', 'val') -> image files in sorted order.
+        test: Image files of the split 'test', where there is one on this machine. No stage reads it; it is known
+            so that nothing else takes images from it.
     """
 
     file: Path
+    root: Path
     names: dict[int, str]
     splits: dict[str, tuple[Path, ...]]
+    test: tuple[Path, ...] = ()
+
+    @property
+    def evaluation(self) -> tuple[Path, ...]:
+        """Images that accuracy is told on: val and test."""
+        return (*self.splits["val"], *self.test)
 
 
 def read_dataset(file: Path) -> DataSet:
@@ -68,7 +79,7 @@ def read_dataset(file: Path) -> DataSet:
         splits[split] = tuple(sorted(dict.fromkeys(_images(file, root, content[split]))))
         if not splits[split]:
             raise DataError(f"The split '{split}' has no images.", where=f"{file}: {content[split]}")
-    data = DataSet(file, names, splits)
+    data = DataSet(file, root, names, splits, _test_images(file, root, content.get("test")))
     for split, images in splits.items():
         if not any(label_file(image).is_file() and label_file(image).stat().st_size for image in images):
             raise DataError(
@@ -202,6 +213,16 @@ def _images(file: Path, root: Path, entry: Any) -> list[Path]:
     raise DataError(
         "The data set's images don't exist.", where=file, expected=f"a folder or a .txt list at {place}", got="nothing"
     )
+
+
+def _test_images(file: Path, root: Path, entry: Any) -> tuple[Path, ...]:
+    """The test split's images; what isn't on this machine is left out: many a data.yaml names a test split that
+    is seldom had, and no stage reads it."""
+    found: set[Path] = set()
+    for place in entry if isinstance(entry, list) else [entry] if entry else []:
+        with suppress(DataError):
+            found.update(_images(file, root, place))
+    return tuple(sorted(found))
 
 
 def _segment_box(values: list[float]) -> list[float]:

@@ -43,16 +43,23 @@ class Letterbox:
     size: tuple[int, int]
 
 
-def read_image(path: Path) -> Pixels:
+def read_image(path: Path, *, at_least: int | None = None) -> Pixels:
     """RGB pixels, shape (height, width, 3).
+
+    Args:
+        path: The image file.
+        at_least: Edge in pixels that is enough: a JPEG is decoded at the smallest of its scales (1/8 to 1) whose
+            edges are not shorter, several times as fast. Other formats come in full.
 
     Raises:
         DataError: Not an image that Pillow can read.
     """
     try:
         with Image.open(path) as image:
+            if at_least is not None:
+                image.draft(None, (at_least, at_least))
             return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    except (OSError, ValueError, SyntaxError, ImportError) as error:
+    except (OSError, ValueError, SyntaxError, ImportError, Image.DecompressionBombError) as error:
         # ImportError: where Ultralytics is loaded, its patch of Image.open looks for another decoder
         raise DataError("The image can't be read.", where=path, got=f"{type(error).__name__}: {error}") from error
 

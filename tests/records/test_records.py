@@ -9,7 +9,7 @@ import pytest
 
 from edgeprune.errors import ProfileError, RecipeError
 from edgeprune.job import find_target, list_targets
-from edgeprune.records import CalibrationSet, Goal, PrunedGroup, Recipe, TargetProfile, read_yaml, write_json
+from edgeprune.records import Goal, PrunedGroup, Recipe, TargetProfile, read_yaml, write_json
 from edgeprune.records.base import to_json
 from tests.conftest import ROOT
 
@@ -104,17 +104,6 @@ def test_keep_must_be_ascending_and_in_range() -> None:
     for keep in ((), (1, 1), (2, 1), (0, 4)):
         with pytest.raises(ValueError):
             PrunedGroup(size=4, keep=keep)
-
-
-def test_calibration_set_wants_hashes_and_a_licence() -> None:
-    good = {
-        "name": "cells", "data": "data.yaml", "licence": "MIT", "seed": 0, "input_shape": [1, 3, 320, 320],
-        "images": [{"path": "a.jpg", "sha256": "0" * 64}],
-    }  # fmt: skip
-    CalibrationSet.model_validate(good)
-    for change in ({"licence": ""}, {"images": []}, {"images": [{"path": "a.jpg", "sha256": "beef"}]}):
-        with pytest.raises(ValueError):
-            CalibrationSet.model_validate(good | change)
 
 
 def test_same_record_gives_same_bytes(tmp_path: Path) -> None:

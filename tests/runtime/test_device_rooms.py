@@ -10,7 +10,7 @@ import pytest
 DEVICE_ROOMS = (
     "edgeprune.errors", "edgeprune.records", "edgeprune.records.dataset", "edgeprune.runtime.decode",
     "edgeprune.runtime.predict", "edgeprune.runtime.preprocess", "edgeprune.runtime.session",
-    "edgeprune.bench.measure", "edgeprune.bench.worker",
+    "edgeprune.bench.measure", "edgeprune.bench.worker", "edgeprune.calibration.select", "edgeprune.calibration.sets",
 )  # fmt: skip
 
 BLOCK = """

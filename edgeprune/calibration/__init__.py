@@ -1,0 +1,1 @@
+"""Calibration sets: choosing their images, writing them down, and finding them again. Without torch."""
