@@ -66,6 +66,9 @@ Model = Annotated[Path, typer.Option("--model", help="Trained checkpoint (.pt)."
 Data = Annotated[Path, typer.Option("--data", help="data.yaml in Ultralytics' format.")]
 RecipeFile = Annotated[Path | None, typer.Option("--recipe", help="Recipe YAML; without one, the defaults.")]
 Out = Annotated[Path, typer.Option("--out", help="Folder that builds go into.")]
+Calibration = Annotated[
+    str | None, typer.Option("--calibration", help="Calibration set for int8: a name under calibration/, or its YAML.")
+]
 Target = Annotated[str, typer.Argument(help="Name under targets/, or a target's YAML.")]
 
 
@@ -78,33 +81,48 @@ def edgeprune(
 
 
 @app.command()
-def build(target: Target, model: Model, data: Data, recipe: RecipeFile = None, out: Out = Path("build")) -> None:
+def build(
+    target: Target, model: Model, data: Data, recipe: RecipeFile = None, out: Out = Path("build"),
+    calibration: Calibration = None,
+) -> None:  # fmt: skip
     """The whole way: prune, fine-tune, export, verify, bench, verdict, bundle."""
-    _run("report", target, model, data, recipe, out)
+    _run("report", target, model, data, recipe, out, calibration)
 
 
 @app.command()
-def finetune(target: Target, model: Model, data: Data, recipe: RecipeFile = None, out: Out = Path("build")) -> None:
+def finetune(
+    target: Target, model: Model, data: Data, recipe: RecipeFile = None, out: Out = Path("build"),
+    calibration: Calibration = None,
+) -> None:  # fmt: skip
     """Up to finetuned.pt."""
-    _run("finetune", target, model, data, recipe, out)
+    _run("finetune", target, model, data, recipe, out, calibration)
 
 
 @app.command()
-def export(target: Target, model: Model, data: Data, recipe: RecipeFile = None, out: Out = Path("build")) -> None:
+def export(
+    target: Target, model: Model, data: Data, recipe: RecipeFile = None, out: Out = Path("build"),
+    calibration: Calibration = None,
+) -> None:  # fmt: skip
     """Up to the ONNX files and the runtime's engines."""
-    _run("export", target, model, data, recipe, out)
+    _run("export", target, model, data, recipe, out, calibration)
 
 
 @app.command()
-def verify(target: Target, model: Model, data: Data, recipe: RecipeFile = None, out: Out = Path("build")) -> None:
+def verify(
+    target: Target, model: Model, data: Data, recipe: RecipeFile = None, out: Out = Path("build"),
+    calibration: Calibration = None,
+) -> None:  # fmt: skip
     """Parity with torch and mAP on the runtime, anew."""
-    _run("verify", target, model, data, recipe, out, again=True)
+    _run("verify", target, model, data, recipe, out, calibration, again=True)
 
 
 @app.command()
-def bench(target: Target, model: Model, data: Data, recipe: RecipeFile = None, out: Out = Path("build")) -> None:
+def bench(
+    target: Target, model: Model, data: Data, recipe: RecipeFile = None, out: Out = Path("build"),
+    calibration: Calibration = None,
+) -> None:  # fmt: skip
     """Parent and build in one run, anew."""
-    _run("bench", target, model, data, recipe, out, again=True)
+    _run("bench", target, model, data, recipe, out, calibration, again=True)
 
 
 @app.command()
@@ -148,6 +166,7 @@ def prune(
     from edgeprune.prune.make import Request, prune_checkpoint
     from edgeprune.records.dataset import read_dataset
     from edgeprune.records.files import write_bytes
+    from edgeprune.records.model import ModelFiles
     from edgeprune.yolo.checkpoint import pack
     from edgeprune.yolo.data import make_view
 
@@ -157,7 +176,7 @@ def prune(
         channel_ratio=1 - ratio if ratio else None, scope=scope, channel_multiple=channel_multiple, view=view,
         min_width=min(8, channel_multiple), max_group_ratio=max(0.8, ratio or 0.0), seed=seed,
     )  # fmt: skip
-    parent, plan = prune_checkpoint(request, plan_file=out / "plan.json", checkpoint_file=out / "pruned.pt")
+    parent, plan = prune_checkpoint(request, files=ModelFiles(out / "pruned.pt", out / "plan.json"))
     write_bytes(out / "parent.pt", pack(parent.model, parent.checkpoint, half=parent.half))
     console.print(
         f"{out}: {plan.pruning_ratio:.1%} of the channels removed, MACs {plan.macs_ratio:.1%}, "
@@ -265,7 +284,10 @@ def demo(out: Annotated[Path, typer.Option("--out", help="Folder for everything.
         raise typer.Exit(1)
 
 
-def _run(until: str, target: str, model: Path, data: Path, recipe: Path | None, out: Path, again: bool = False) -> None:
+def _run(
+    until: str, target: str, model: Path, data: Path, recipe: Path | None, out: Path, calibration: str | None,
+    again: bool = False,
+) -> None:  # fmt: skip
     from edgeprune.pipeline import build as story
     from edgeprune.report.console import ConsoleListener
     from edgeprune.report.table import show
@@ -274,7 +296,15 @@ def _run(until: str, target: str, model: Path, data: Path, recipe: Path | None, 
     folder = out / Path(target).stem
     console.print(f"{Path(target).stem}: {model} with {data} -> {folder}")
     found = story(
-        model=model, data=data, target=target, recipe=recipe, out=out, until=until, again=again, listener=listener
+        model=model,
+        data=data,
+        target=target,
+        recipe=recipe,
+        out=out,
+        until=until,
+        again=again,
+        calibration=calibration,
+        listener=listener,
     )
     if not listener.worked:
         console.print("  nothing to do: every stage was done before with the same inputs")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgeprune.calibration.sets import read_calibration
 from edgeprune.errors import CheckpointError, DeviceError, ProfileError, RecipeError
 from edgeprune.records import Recipe, TargetProfile, read_yaml
 from edgeprune.records.base import to_json
@@ -36,7 +37,7 @@ class Job:
         model: The user's checkpoint.
         sha256: Content hashes of model, data, target and recipe.
         shop: The folder that it is built in.
-        view: Where the data set's links go.
+        calibration: Images that INT8 takes its ranges from; none where the target has no int8.
     """
 
     target: str
@@ -46,9 +47,16 @@ class Job:
     data: DataSet
     sha256: dict[str, str]
     shop: Workshop
+    calibration: tuple[Path, ...] = ()
+
+    @property
+    def int8(self) -> bool:
+        """Whether a quantized build is raced."""
+        return "int8" in self.profile.precisions
 
     @property
     def view(self) -> Path:
+        """Where the data set's links go."""
         return self.shop.folder / ".stages" / "data"
 
     @property
@@ -64,8 +72,12 @@ def plan_job(
     recipe: Path | str | Recipe | None,
     out: Path | str,
     listener: Listener | None = None,
+    calibration: str | None = None,
 ) -> Job:
     """Check what the user gave.
+
+    Args:
+        calibration: A calibration set's name or YAML, instead of the recipe's.
 
     Raises:
         ProfileError, RecipeError, DataError, CheckpointError, DeviceError: Something is missing or wrong.
@@ -88,7 +100,10 @@ def plan_job(
         "target": hashlib.sha256(to_json(profile)).hexdigest(),
         "recipe": hashlib.sha256(to_json(chosen)).hexdigest(),
     }
-    return Job(name, profile, chosen, model, dataset, sha256, Workshop(folder, listener))
+    images: tuple[Path, ...] = ()
+    if "int8" in profile.precisions:
+        images, sha256["calibration"] = _calibration(calibration or chosen.calibration, dataset, profile, name)
+    return Job(name, profile, chosen, model, dataset, sha256, Workshop(folder, listener), images)
 
 
 def list_targets() -> dict[str, Path]:
@@ -104,6 +119,25 @@ def find_target(name: str) -> TargetProfile:
     """
     advice = "write targets/NAME.yaml; the ones there are examples"
     return find("targets", "target", name, TargetProfile, ProfileError, advice)
+
+
+def _calibration(name: str | None, data: DataSet, profile: TargetProfile, target: str) -> tuple[tuple[Path, ...], str]:
+    if name is None:
+        raise RecipeError(
+            "INT8 needs a calibration set.",
+            where=target,
+            expected="images that activation ranges are taken from; never the evaluation images, never a default",
+            next_step="edgeprune calibrate select --data data.yaml --size 128, then --calibration NAME "
+            "(make: CALIBRATION=NAME; recipe: calibration: NAME)",
+        )
+    chosen, images = read_calibration(name, data)
+    if chosen.input_shape != profile.input_shape:
+        raise RecipeError(
+            "The calibration set was chosen for another input.", where=name,
+            expected=profile.input_shape, got=chosen.input_shape,
+            next_step=f"choose it anew with --input-size {profile.input_shape[2]}",
+        )  # fmt: skip
+    return tuple(images), hashlib.sha256(to_json(chosen)).hexdigest()
 
 
 def _require_space(folder: Path, model: Path) -> None:

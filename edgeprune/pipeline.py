@@ -11,6 +11,7 @@ from pathlib import Path
 from edgeprune import stages
 from edgeprune.job import plan_job
 from edgeprune.records import Recipe, Report, TargetProfile
+from edgeprune.schedule import phases
 from edgeprune.workshop import Listener
 
 #: In order; `until` takes one of them.
@@ -26,6 +27,7 @@ def build(
     out: Path | str = "build",
     until: str = "report",
     again: bool = False,
+    calibration: str | None = None,
     listener: Listener | None = None,
 ) -> Report | None:
     """Build a target from a trained detector.
@@ -38,6 +40,7 @@ def build(
         out: Where builds go; this one into `out/TARGET`.
         until: The last stage to run.
         again: Run that stage even if it has been done.
+        calibration: Calibration set for a target with int8: a name or a YAML; instead of the recipe's.
         listener: Told what happens.
 
     Returns:
@@ -46,24 +49,25 @@ def build(
     Raises:
         EdgepruneError: Something that the user can mend.
     """
-    job = plan_job(model, data, target, recipe, out, listener)
+    job = plan_job(model, data, target, recipe, out, listener, calibration)
     wanted = STAGES[: STAGES.index(until) + 1]
 
     def asked(stage: str) -> bool:
         return again and stage == until
 
     with job.shop.open():
-        stages.admit(job)
-        for number in range(1, job.recipe.rounds + 1):
-            last = number == job.recipe.rounds
-            stages.prune(job, number, again=last and asked("prune"))
-            if last and "finetune" not in wanted:
+        model = stages.admit(job)
+        for phase in phases(job.recipe, int8=job.int8):
+            model = stages.swap(job, phase, model)
+            model = stages.calibrate(job, phase, model)
+            model = stages.prune(job, phase, model, again="cut" in phase.last and asked("prune"))
+            if "cut" in phase.last and "finetune" not in wanted:
                 return None
-            stages.finetune(job, number, again=last and asked("finetune"))
+            model = stages.finetune(job, phase, model, again="train" in phase.last and asked("finetune"))
         if "export" in wanted:
-            stages.export(job, again=asked("export"))
+            stages.export(job, model, again=asked("export"))
         if "verify" in wanted:
-            stages.verify(job, again=asked("verify"))
+            stages.verify(job, model, again=asked("verify"))
         if "bench" in wanted:
             stages.bench(job, again=asked("bench"))
         if "report" not in wanted:

@@ -19,6 +19,7 @@ from edgeprune.cli import app
 from edgeprune.errors import PlanError
 from edgeprune.prune.make import Request, channel_graph, prune_checkpoint
 from edgeprune.records import PrunePlan, read_json
+from edgeprune.records.model import ModelFiles
 from edgeprune.yolo.checkpoint import pack
 from edgeprune.yolo.load import load, predictions, untrained
 from tests import zoo
@@ -154,7 +155,7 @@ def test_block_of_a_users_package_is_cut_exactly(user_package: Path) -> None:
 
     file = _with_custom_block(user_package, "Squeeze")
     request = Request(model=file, image_size=(64, 64), importance="l2", macs_ratio=0.5)
-    prune_checkpoint(request, plan_file=user_package / "plan.json", checkpoint_file=user_package / "pruned.pt")
+    prune_checkpoint(request, files=ModelFiles(user_package / "pruned.pt", user_package / "plan.json"))
     plan = read_json(user_package / "plan.json", PrunePlan, PlanError)
     parent, pruned = load(file).model.double(), load(user_package / "pruned.pt").model.double()
     graph = channel_graph(parent, (64, 64))
@@ -170,7 +171,7 @@ def test_block_that_keeps_its_width_for_itself_is_refused_by_line(user_package: 
     file = _with_custom_block(user_package, "Stubborn")
     request = Request(model=file, image_size=(64, 64), importance="random", channel_ratio=0.5)
     with pytest.raises(PlanError, match="computes with a width that it keeps for itself") as caught:
-        prune_checkpoint(request, plan_file=user_package / "plan.json", checkpoint_file=user_package / "pruned.pt")
+        prune_checkpoint(request, files=ModelFiles(user_package / "pruned.pt", user_package / "plan.json"))
     assert "user_blocks.py" in str(caught.value)
     assert not (user_package / "plan.json").exists()
     assert not (user_package / "pruned.pt").exists()

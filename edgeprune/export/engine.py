@@ -10,23 +10,28 @@ Rules:
 from __future__ import annotations
 
 import ast
+import platform
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import onnx
 import yaml
 
 from edgeprune.errors import ExportError, missing_package
+from edgeprune.export.forms import form
 from edgeprune.export.onnx import metadata
 
 
-def build_engine(runtime: str, onnx_file: Path, folder: Path) -> Path:
-    """Make the runtime's artifact from the ONNX file.
+def build_engine(runtime: str, onnx_file: Path, folder: Path, *, quantized: bool = False) -> Path:
+    """Make the runtime's artifact from the ONNX file, for this machine's architecture.
 
     Args:
         runtime: onnxruntime or openvino.
         onnx_file: From `export_onnx`.
-        folder: An empty folder to write into.
+        folder: A folder to write into.
+        quantized: Whether it is the quantized graph, which every runtime takes in its own form (forms.py).
 
     Returns:
         The artifact: 'model.onnx', or the folder 'model_openvino_model'.
@@ -34,7 +39,12 @@ def build_engine(runtime: str, onnx_file: Path, folder: Path) -> Path:
     Raises:
         ExportError: The runtime can't convert the file.
     """
-    return _BUILDERS[runtime](onnx_file, folder)
+    if not quantized:
+        return _BUILDERS[runtime](onnx_file, folder)
+    with tempfile.TemporaryDirectory() as work:
+        formed = Path(work) / onnx_file.name
+        onnx.save(form(onnx.load(onnx_file), runtime, platform.machine()), formed)
+        return _BUILDERS[runtime](formed, folder)
 
 
 def engine_file(artifact: Path) -> Path:

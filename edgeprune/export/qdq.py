@@ -11,7 +11,7 @@ The forms that runtimes load are in forms.py; TensorRT's in tensorrt.py.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from onnx import helper, numpy_helper
 
 from edgeprune.errors import ExportError
 from edgeprune.export.onnx import metadata
-from edgeprune.quant.fake import attach
+from edgeprune.quant.fake import SCALES, attach
 from edgeprune.quant.fold import fold
 from edgeprune.records.files import write_bytes
 from edgeprune.records.quantization import Quantization
@@ -52,11 +52,31 @@ def export_qdq(
     plain = fused(model)
     record = fold(model, plain, record)
     traced = onnx.load_from_string(trace_onnx(attach(plain, record, exporting=True), height, width))
+    _name_pairs(traced, getattr(plain, SCALES).exported)
     graph = quantize_weights(onnxslim.slim(traced), record)
     stated = {**metadata(like), **{f"edgeprune.{key}": value for key, value in lineage.items()}}
     onnx.helper.set_model_props(graph, dict(sorted(stated.items())))
     onnx.checker.check_model(graph)
     write_bytes(destination, graph.SerializeToString(deterministic=True))
+
+
+def _name_pairs(model: onnx.ModelProto, points: Sequence[str]) -> None:
+    """Name every Q/DQ pair after its tensor: '<tensor>/Q', '<tensor>/DQ', '<tensor>/dequantized'. Mutates.
+
+    Args:
+        model: As traced: its pairs stand in the order in which the pass made them.
+        points: The tensors in that order.
+    """
+    graph = Graph(model)
+    renamed = {}
+    for point, (q, dq) in zip(points, graph.pairs(), strict=True):
+        q.name, dq.name = f"{point}/Q", f"{point}/DQ"
+        renamed |= {q.output[0]: f"{point}/quantized", dq.output[0]: f"{point}/dequantized"}
+    for node in graph.nodes:
+        for names in (node.input, node.output):
+            for index, name in enumerate(names):
+                names[index] = renamed.get(name, name)
+    graph.write()
 
 
 def quantize_weights(model: onnx.ModelProto, record: Quantization) -> onnx.ModelProto:
@@ -181,6 +201,7 @@ class _Wanted:
     """Whether a quantized convolution still wants a tensor to be quantized."""
 
     _MOVES = frozenset({"Concat", "Split", "MaxPool", "Resize", "Slice", "Reshape", "Transpose", "Pad"})
+
     def __init__(self, graph: Graph) -> None:
         self._makers = graph.made_by()
         self._readers: dict[str, list[onnx.NodeProto]] = {}

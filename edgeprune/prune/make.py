@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import io
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -19,8 +21,11 @@ from edgeprune.graph.trace import Program, dry_run, trace
 from edgeprune.prune import importance
 from edgeprune.prune.allocate import Budget, Limits, allocate
 from edgeprune.prune.apply import apply, compose, make_plan, original_sizes
-from edgeprune.records import PrunePlan, read_json, write_json
+from edgeprune.quant import fold
+from edgeprune.quant.fake import attach, with_rounded_weights
+from edgeprune.records import PrunePlan, Quantization, read_json, write_json
 from edgeprune.records.files import write_bytes
+from edgeprune.records.model import ModelFiles
 from edgeprune.yolo import blocks
 from edgeprune.yolo.checkpoint import pack
 from edgeprune.yolo.data import batches
@@ -38,6 +43,8 @@ class Request:
         model: The checkpoint (or model YAML) to cut.
         parent: The checkpoint that all rounds started from; None where `model` is it.
         before: The plan from parent to model; None in the first round.
+        quantization: The model's scales. Channels are then scored as INT8 computes them.
+        moments: The optimizer's moments, to be cut with the model.
         image_size: Height and width in pixels that MACs are counted at.
         macs_ratio: MACs that may stay, as a share of the parent's; or
         channel_ratio: channels that may stay, as a share of all.
@@ -52,6 +59,8 @@ class Request:
     importance: str
     parent: Path | None = None
     before: Path | None = None
+    quantization: Path | None = None
+    moments: Path | None = None
     macs_ratio: float | None = None
     channel_ratio: float | None = None
     scope: str = "global"
@@ -79,11 +88,13 @@ def traced_graph(model: nn.Module, image_size: tuple[int, int], channels: int = 
 def prune_checkpoint(
     request: Request,
     *,
-    plan_file: Path,
-    checkpoint_file: Path,
+    files: ModelFiles,
     on_batch: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[Detector, PrunePlan]:
     """Cut a checkpoint and write the plan (from the parent) and the smaller checkpoint.
+
+    Args:
+        files: What to write: checkpoint and plan; scales and moments where the request has them.
 
     Returns:
         The detector that was cut, as it came, and the plan.
@@ -96,7 +107,8 @@ def prune_checkpoint(
     graph = channel_graph(detector.model, request.image_size, detector.channels)
     costs = CostModel(graph, detector.model)
     before = read_json(request.before, PrunePlan, PlanError) if request.before else None
-    scores = _scores(request, graph, detector, on_batch)
+    record = read_json(request.quantization, Quantization, PlanError) if request.quantization else None
+    scores = _scores(request, graph, detector, record, on_batch)
     budget = Budget(
         macs_ratio=request.macs_ratio / (before.macs_ratio if before else 1.0) if request.macs_ratio else None,
         channel_ratio=request.channel_ratio,
@@ -115,10 +127,17 @@ def prune_checkpoint(
     )  # fmt: skip
     cut = apply(detector.model, graph, plan, blocks.settle)
     _require_running(cut, request.image_size, detector.channels)
+    if record is not None:
+        assert files.quantization is not None
+        write_json(files.quantization, fold.cut(record, plan.layers))
+    if request.moments is not None:
+        assert files.moments is not None
+        write_bytes(files.moments, cut_moments(request.moments, detector.model, graph, plan))
     if before is not None:
         plan = compose(before, plan, parent_graph, CostModel(parent_graph, parent))
-    write_json(plan_file, plan)
-    write_bytes(checkpoint_file, pack(cut, detector.checkpoint, half=detector.half))
+    assert files.plan is not None
+    write_json(files.plan, plan)
+    write_bytes(files.checkpoint, pack(cut, detector.checkpoint, half=detector.half))
     return detector, plan
 
 
@@ -139,10 +158,35 @@ def replay(model: Path, plan_file: Path, checkpoint_file: Path, seed: int = 0) -
     return plan
 
 
+def cut_moments(moments: Path, model: nn.Module, graph: ChannelGraph, plan: PrunePlan) -> bytes:
+    """The optimizer's moments of the cut model: each is cut as the parameter is that it belongs to.
+
+    Args:
+        moments: Parameter name -> {'exp_avg', 'exp_avg_sq', 'step'}, as a stretch of training leaves them.
+        model: What they belong to, whole.
+    """
+    state = torch.load(moments, weights_only=True, map_location="cpu")
+    carrier = copy.deepcopy(model)
+    for key in ("exp_avg", "exp_avg_sq"):
+        with torch.no_grad():
+            for name, parameter in carrier.named_parameters():
+                parameter.copy_(state[name][key] if name in state else torch.zeros_like(parameter))
+        for name, parameter in apply(carrier, graph, plan).named_parameters():
+            if name in state:
+                state[name][key] = parameter.detach().clone()
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue()
+
+
 def _scores(
-    request: Request, graph: ChannelGraph, detector: Detector, on_batch: Callable[[int, int], None]
+    request: Request,
+    graph: ChannelGraph,
+    detector: Detector,
+    record: Quantization | None,
+    on_batch: Callable[[int, int], None],
 ) -> importance.Scores:
-    model = detector.model
+    model = detector.model if record is None else with_rounded_weights(detector.model, record)
     if request.importance == "random":
         return importance.random(graph, request.seed)
     if request.importance in {"l1", "l2"}:
@@ -154,6 +198,8 @@ def _scores(
             "Importance taylor needs training data.", expected="--data data.yaml", got="none",
             next_step="give the data set, or take l1, l2, bn or random",
         )  # fmt: skip
+    if record is not None:
+        model = attach(copy.deepcopy(detector.model), record)
     device = torch.device(request.torch_device or ("cuda" if torch.cuda.is_available() else "cpu"))
     drawn = batches(request.view, request.image_size[0], request.batch, request.batches, request.seed, device)
     by_batch = gradients(model.to(device), _counted(drawn, request.batches, on_batch))

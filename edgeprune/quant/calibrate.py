@@ -103,7 +103,9 @@ def calibrate(
     )  # fmt: skip
 
 
-def choose_range(counts: Counts, low: float, high: float, observer: Observer, *, symmetric: bool) -> tuple[float, float]:
+def choose_range(
+    counts: Counts, low: float, high: float, observer: Observer, *, symmetric: bool
+) -> tuple[float, float]:
     """The range that an observer makes of a histogram.
 
     Args:
@@ -126,7 +128,9 @@ def choose_range(counts: Counts, low: float, high: float, observer: Observer, *,
     loss = _squared_error if observer == "mse" else _divergence
     limits = largest * np.arange(1, CANDIDATES + 1) / CANDIDATES
     tried = [(max(low, -limit), min(high, limit)) for limit in limits]
-    losses = [loss(counts, edges, (-limit, limit) if symmetric else ends) for limit, ends in zip(limits, tried, strict=True)]
+    losses = [
+        loss(counts, edges, (-limit, limit) if symmetric else ends) for limit, ends in zip(limits, tried, strict=True)
+    ]
     return tried[int(np.argmin(losses))]
 
 

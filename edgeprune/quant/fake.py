@@ -14,6 +14,7 @@ Rules:
 
 from __future__ import annotations
 
+import copy
 import weakref
 from collections.abc import Mapping
 from typing import Any
@@ -36,6 +37,7 @@ class Scales(nn.Module):
     Attributes:
         activation: Log of the scale of every entry of the record's `activations`, in its order.
         weight: Log of the scales of all weights, one after another.
+        exported: The quantized tensors of the last export, in the order in which they were made.
     """
 
     zero_point: torch.Tensor
@@ -43,11 +45,14 @@ class Scales(nn.Module):
     def __init__(self, record: Quantization) -> None:
         super().__init__()
         self.record = record
+        self.exported: list[str] = []
         entries = list(record.activations.values())
         self.activation = nn.Parameter(torch.tensor([e.scale for e in entries]).log())
         self.weight = nn.Parameter(torch.tensor([s for line in record.weights.values() for s in line]).log())
         order = {name: index for index, name in enumerate(record.activations)}
-        self.points = {point: (order[name], record.activations[name].zero_point) for point, name in record.points.items()}
+        self.points = {
+            point: (order[name], record.activations[name].zero_point) for point, name in record.points.items()
+        }
         ends = torch.tensor([len(line) for line in record.weights.values()]).cumsum(0).tolist()
         self.slices = dict(zip(record.weights, zip([0, *ends[:-1]], ends, strict=True), strict=True))
 
@@ -68,7 +73,8 @@ class Scales(nn.Module):
                     for (name, entry), scale in zip(self.record.activations.items(), activation, strict=True)
                 },
                 "weights": {
-                    name: tuple(max(s, _MIN_SCALE) for s in weight[start:end]) for name, (start, end) in self.slices.items()
+                    name: tuple(max(s, _MIN_SCALE) for s in weight[start:end])
+                    for name, (start, end) in self.slices.items()
                 },
             }
         )
@@ -112,8 +118,41 @@ class _Exported(_FakeQuantized):
         result: torch.Tensor = _QdqPair.apply(value, scale.item(), zero_point)
         return result
 
+    def made(self, name: str, kind: str, value: Any, inputs: Any) -> Any:
+        if name in self.scales.points:
+            self.scales.exported.append(name)
+        return super().made(name, kind, value, inputs)
+
     def weight(self, name: str, weight: torch.Tensor) -> torch.Tensor:
         return weight
+
+
+class Forced(_FakeQuantized):
+    """One pass that goes on, behind every quantized tensor, with values that are given.
+
+    Attributes:
+        found: What the model made of the given values, tensor by tensor.
+    """
+
+    def __init__(self, model: nn.Module, record: Quantization, values: Mapping[str, torch.Tensor]) -> None:
+        super().__init__(model, Scales(record))
+        self._model, self._values = model, values
+        self.found: dict[str, torch.Tensor] = {}
+
+    def made(self, name: str, kind: str, value: Any, inputs: Any) -> Any:
+        value = super().made(name, kind, value, inputs)
+        if name not in self._values:
+            return value
+        self.found[name] = value.detach().clone()
+        return self._values[name]
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """The model's output for an image."""
+        with torch.no_grad():
+            given = self.image(image)
+            with self:
+                result: torch.Tensor = self._model(given)
+        return result
 
 
 class _QdqPair(torch.autograd.Function):
@@ -161,6 +200,17 @@ def detach(model: nn.Module) -> Quantization:
 def attached(model: nn.Module) -> bool:
     """Whether scales are attached."""
     return hasattr(model, SCALES)
+
+
+def with_rounded_weights(model: nn.Module, record: Quantization) -> nn.Module:
+    """A copy whose weights are what INT8 can hold."""
+    rounded = copy.deepcopy(model)
+    modules = dict(rounded.named_modules())
+    with torch.no_grad():
+        for name, scales in record.weights.items():
+            weight = modules[name].weight
+            weight.copy_(fake_quantize_weight(weight, torch.tensor(scales, device=weight.device)))
+    return rounded
 
 
 #: Passes under way, by model. A hook has nowhere else to keep one: an attribute would be copied and pickled.

@@ -38,7 +38,9 @@ def fold(model: nn.Module, folded: nn.Module, record: Quantization) -> Quantizat
                 continue
             weight, target = before[name].weight.float(), after[name].weight
             own = along(torch.tensor(scales), 0, weight.dim())
-            factor = _factor(before, name).reshape(own.shape) if _norm(before, name) is not None else torch.ones_like(own)
+            factor = (
+                _factor(before, name).reshape(own.shape) if _norm(before, name) is not None else torch.ones_like(own)
+            )
             integers = quantize(weight, own, 0, -LIMIT, LIMIT) * factor.sign()
             scale = torch.where(factor == 0, own, own * factor.abs())
             exact = dequantize(integers, scale)

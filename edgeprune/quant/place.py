@@ -166,4 +166,3 @@ class _Tracer(Watch):
             self._maker[id(tensor)] = name
         self._alive.append(value)
         return value
-

@@ -7,12 +7,14 @@ from edgeprune.records.bundle import Bundle, BundleFile, Lineage, TensorSpec
 from edgeprune.records.calibration import CalibrationImage, CalibrationSet
 from edgeprune.records.measurement import Accuracy, Comparison, Latency, Measurement, Parity, TensorParity
 from edgeprune.records.plan import LayerKeep, PrunedGroup, PrunePlan
+from edgeprune.records.quantization import Affine, Mixed, Quantization, Scheme
 from edgeprune.records.recipe import Goal, Recipe
 from edgeprune.records.report import BenchRun, Report, Row, Verdict, VerifyRun
 from edgeprune.records.target import TargetProfile
 
 __all__ = [
     "Accuracy",
+    "Affine",
     "BenchRun",
     "Bundle",
     "BundleFile",
@@ -24,13 +26,16 @@ __all__ = [
     "LayerKeep",
     "Lineage",
     "Measurement",
+    "Mixed",
     "Parity",
     "PrunePlan",
     "PrunedGroup",
+    "Quantization",
     "Recipe",
     "Record",
     "Report",
     "Row",
+    "Scheme",
     "TargetProfile",
     "TensorParity",
     "TensorSpec",

@@ -31,6 +31,38 @@ class Affine(Record):
     zero_point: int = Field(default=0, ge=-128, le=127)
 
 
+class Mixed(Record):
+    """mixed.json: which layers of the quantized graph went back to float, and why."""
+
+    layers: tuple[str, ...]
+    """All quantized convolutions, in execution order."""
+    wanted: float
+    """mAP50-95 on the runtime that was agreed: the parent's minus the allowed drop."""
+    whole: float
+    """mAP50-95 with all of them quantized."""
+    reached: float
+    """mAP50-95 of the graph that was written."""
+    noise: dict[str, float] = Field(default_factory=dict)
+    """Relative noise that each layer alone puts on the outputs; empty where nothing had to go back."""
+    float_layers: tuple[str, ...] = ()
+    """What went back to float, worst first."""
+
+    def sentence(self) -> str:
+        """What was decided, for the report."""
+        if self.float_layers:
+            return (
+                f"int8: {len(self.float_layers)} of {len(self.layers)} convolutions went back to float for the agreed "
+                f"accuracy (mAP50-95 {self.whole:.4f} -> {self.reached:.4f}, wanted {self.wanted:.4f}): "
+                f"{', '.join(self.float_layers)}"
+            )
+        if self.whole < self.wanted:
+            return (
+                f"int8: mAP50-95 {self.whole:.4f} where {self.wanted:.4f} is wanted, and no number of layers in float "
+                "reaches it: it isn't the quantization that loses it"
+            )
+        return f"int8: all {len(self.layers)} convolutions but the head's last are INT8"
+
+
 class Quantization(Record):
     """quantization.json: beside the checkpoint that it belongs to."""
 

@@ -7,10 +7,13 @@ from typing import Literal
 from pydantic import Field
 
 from edgeprune.records.base import Record
+from edgeprune.records.quantization import Observer
 
 Importance = Literal["random", "l1", "l2", "bn", "taylor"]
 Scope = Literal["global", "uniform"]
 Distillation = Literal["none", "logits", "ultralytics"]
+Schedule = Literal["ptq", "prune-then-qat", "qap"]
+Activation = Literal["keep", "relu", "relu6", "hardswish"]
 
 
 class Goal(Record):
@@ -42,6 +45,22 @@ class Recipe(Record):
     """Epochs of fine-tuning between rounds."""
     epochs: int = Field(default=60, ge=1)
     """Epochs of fine-tuning after the last round."""
+    schedule: Schedule = "qap"
+    """For a target with int8. ptq: prune, fine-tune, then quantize; prune-then-qat: the last `qat_share` of the epochs
+    with fake-quantization; qap: pruned and fine-tuned with fake-quantization from the start."""
+    qat_share: float = Field(default=0.5, gt=0.0, lt=1.0)
+    """Share of `epochs` that prune-then-qat trains with fake-quantization."""
+    calibration: str | None = None
+    """Calibration set for int8: a name under calibration/, or the path of its YAML."""
+    observer: Observer = "percentile"
+    """How calibration chooses the range of a tensor; `edgeprune.quant.calibrate` has the rules."""
+    activation: Activation = "keep"
+    """Swap SiLU for an activation function that kernels are faster with, before anything is cut. The report says
+    what it cost."""
+    activation_epochs: int = Field(default=3, ge=1)
+    """Epochs that the whole model is given to get used to another activation function."""
+    norm_freeze_share: float = Field(default=0.25, ge=0.0, le=1.0)
+    """Share of the epochs, at the end, that train with BatchNorm's statistics frozen, where int8 is trained."""
     batch: int = Field(default=16, ge=1)
     """Images a batch while fine-tuning."""
     learning_rate: float = Field(default=0.0014, gt=0.0, le=1.0)

@@ -47,6 +47,8 @@ class Report(Record):
     """Every build against the parent in the same precision."""
     left_out: tuple[str, ...] = ()
     """What was asked for and couldn't be run, with the reason."""
+    notes: tuple[str, ...] = ()
+    """What else was decided or found on the way: layers that went back to float, the price of another activation."""
     environment: dict[str, str] = Field(default_factory=dict)
     """Machine and versions."""
     inputs: dict[str, str] = Field(default_factory=dict)

@@ -7,12 +7,13 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from edgeprune.records.base import Record
+from edgeprune.records.quantization import Scheme
 
 Runtime = Literal["onnxruntime", "openvino"]
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "int8"]
 
 #: Precisions that each runtime can be asked for here.
-PRECISIONS: dict[str, tuple[str, ...]] = {"onnxruntime": ("fp32",), "openvino": ("fp32", "bf16")}
+PRECISIONS: dict[str, tuple[str, ...]] = {"onnxruntime": ("fp32", "int8"), "openvino": ("fp32", "bf16", "int8")}
 
 
 class TargetProfile(Record):
@@ -33,6 +34,8 @@ class TargetProfile(Record):
     """Batch (1), channels, height, width in pixels of the engine's static input."""
     precisions: tuple[Precision, ...] = ("fp32",)
     """Arithmetic to race on the target. What the hardware doesn't have is left out, and the report says so."""
+    quantization: Scheme = Scheme()
+    """What its kernels want of an INT8 graph."""
     channel_multiple: int = Field(default=8, ge=1, le=64)
     """Cut widths divide by it: odd widths are slower than the whole on most kernels."""
     threads: int = Field(default=0, ge=0, le=256)

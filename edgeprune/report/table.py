@@ -31,6 +31,8 @@ def show(report: Report, console: Console) -> None:
         )
     for sentence in report.left_out:
         console.print(f"  left out: {sentence}")
+    for sentence in report.notes:
+        console.print(f"  {sentence}")
     verdict = report.verdict
     console.print("[bold green]accepted[/]" if verdict.accepted else "[bold red]rejected[/]")
     for reason in verdict.reasons:

@@ -30,7 +30,8 @@ def judge(
         goal: What was agreed.
 
     Returns:
-        The verdict, and every build engine against the parent's in its own precision.
+        The verdict, and every build engine against the parent's in its own precision, or against the parent's best
+        where the parent hasn't got that one.
     """
     map_of = {a.engine: a.map50_95 for a in accuracy}
     parent = min(parents, key=_p50)
@@ -50,7 +51,7 @@ def judge(
         f"{'as good' if holds(build) else 'NOT good enough'}: mAP50-95 {map_of[build.engine]:.4f} against "
         f"{map_of[parent.engine]:.4f}, a drop of {drop:+.4f} where {goal.max_map_drop:.4f} is agreed",
     )
-    same_precision = tuple(compare(b, p) for b in builds for p in parents if b.precision == p.precision)
+    same_precision = tuple(compare(b, next((p for p in parents if p.precision == b.precision), parent)) for b in builds)
     accepted = comparison.faster and holds(build)
     return Verdict(accepted=accepted, reasons=reasons, comparison=comparison, map_drop=drop), same_precision
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -43,7 +43,7 @@ def open_session(runtime: str, engine: Path, precision: str, threads: int) -> Se
     Args:
         runtime: onnxruntime or openvino.
         engine: The .onnx or .xml file.
-        precision: What to compute in: fp32 or bf16.
+        precision: What to compute in: fp32, bf16, or int8 (a quantized graph; what is float in it computes in FP32).
         threads: Threads of one inference; 0 = one a core.
 
     Raises:
@@ -63,6 +63,46 @@ def open_session(runtime: str, engine: Path, precision: str, threads: int) -> Se
         raise DeviceError(f"{runtime} can't load the engine.", where=engine, got=str(error).splitlines()[0]) from error
 
 
+def open_unoptimised(model: bytes) -> Callable[[dict[str, Floats]], dict[str, Floats]]:
+    """An ONNX model run operator by operator as it is written: ONNX Runtime without any optimisation.
+
+    Returns:
+        Inputs by name -> outputs by name.
+
+    Raises:
+        DeviceError: ONNX Runtime isn't installed.
+    """
+    ort = _import_onnxruntime()
+    options = _quiet(ort)
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return lambda given: dict(zip(names, session.run(None, given), strict=True))
+
+
+def open_inputs(runtime: str, engine: Path) -> Callable[[dict[str, Floats]], dict[str, Floats]]:
+    """A graph with several inputs, optimised as an engine is, in FP32 and INT8.
+
+    Returns:
+        Inputs by name -> outputs by name.
+
+    Raises:
+        DeviceError: The runtime isn't installed, or can't load the file.
+    """
+    if runtime == "onnxruntime":
+        ort = _import_onnxruntime()
+        session = ort.InferenceSession(str(engine), _quiet(ort), providers=["CPUExecutionProvider"])
+        names = [output.name for output in session.get_outputs()]
+        return lambda given: dict(zip(names, session.run(None, given), strict=True))
+    compiled = _import_openvino().Core().compile_model(str(engine), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+
+    def run(given: dict[str, Floats]) -> dict[str, Floats]:
+        found = compiled(given)
+        return {name: found[port] for port in compiled.outputs for name in port.get_names()}
+
+    return run
+
+
 def available(runtime: str, precision: str) -> str | None:
     """Why this machine can't run a precision of a runtime; None if it can.
 
@@ -74,8 +114,14 @@ def available(runtime: str, precision: str) -> str | None:
         return None
     core = _import_openvino().Core()
     capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    name = {"fp32": "FP32", "bf16": "BF16"}[precision]
+    name = {"fp32": "FP32", "bf16": "BF16", "int8": "INT8"}[precision]
     return None if name in capabilities else f"this CPU has no {name} (OpenVINO reports {', '.join(capabilities)})"
+
+
+def _quiet(ort: Any) -> Any:
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    return options
 
 
 def cores() -> int:
@@ -88,10 +134,9 @@ class OnnxRuntimeSession:
 
     def __init__(self, engine: Path, precision: str, threads: int) -> None:
         ort = _import_onnxruntime()
-        options = ort.SessionOptions()
+        options = _quiet(ort)
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        options.log_severity_level = 3
         self._session = ort.InferenceSession(str(engine), options, providers=["CPUExecutionProvider"])
         self._input = self._session.get_inputs()[0].name
         self.runtime = f"onnxruntime {ort.__version__}"
@@ -108,7 +153,7 @@ class OpenVinoSession:
         ov = _import_openvino()
         settings = {
             "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
+            "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16", "int8": "f32"}[precision],
             "INFERENCE_NUM_THREADS": threads,
         }
         why = available("openvino", precision)

@@ -133,6 +133,21 @@ def _settle_area_attention(block: AAttn, width: int) -> None:
             tensor.mul_(gate.flatten().to(tensor).reshape(-1, *[1] * (tensor.dim() - 1)))
 
 
+#: Recipe's name -> the activation function.
+_ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "relu6": nn.ReLU6, "hardswish": nn.Hardswish}
+
+
+def swap_activation(model: nn.Module, name: str) -> int:
+    """Put another activation function in the place of every SiLU. Mutates `model`; returns how many blocks changed."""
+    swapped = 0
+    for module in model.modules():
+        for child, value in module.named_children():
+            if isinstance(value, nn.SiLU):
+                setattr(module, child, _ACTIVATIONS[name]())
+                swapped += 1
+    return swapped
+
+
 def float_layers(model: nn.Module) -> dict[str, str]:
     """Convolutions of the stock heads that stay float when the model is quantized, with the reason."""
     found = {}

@@ -28,6 +28,6 @@ def gradients(model: DetectionModel, batches: Iterable[dict[str, Any]]) -> Itera
     model.criterion = None
     for batch in batches:
         model.zero_grad(set_to_none=True)
-        loss, _ = model.loss(batch)
+        loss, _ = model(batch)
         loss.sum().backward()
         yield {name: p.grad for name, p in model.named_parameters() if p.grad is not None}

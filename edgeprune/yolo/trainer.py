@@ -45,6 +45,7 @@ from ultralytics.utils.torch_utils import unwrap_model
 from edgeprune.errors import CheckpointError
 from edgeprune.records import files
 from edgeprune.yolo.log import logged
+from edgeprune.yolo.stretch import Stretch
 
 #: criterion, trainer -> criterion.
 LossWrapper = Callable[[Any, Any], Any]
@@ -57,6 +58,9 @@ class KeepsModule:
         if weights is None:
             raise CheckpointError("A pruned model is fine-tuned from its checkpoint.", got="a model YAML")
         return weights
+
+    def final_eval(self) -> None:
+        """Left out: it strips checkpoints that are needed and folds BatchNorm; what counts is measured on the runtime."""
 
 
 # Classes with a name of their own, because DDP's workers import theirs by name.
@@ -139,8 +143,6 @@ class Told:
     output: TextIO
 
     def __call__(self, trainer: Any) -> None:
-        if trainer.epoch >= trainer.epochs:  # the final evaluation comes here once more
-            return
         with contextlib.redirect_stdout(self.output):
             self.on_epoch(trainer.epoch + 1, trainer.epochs, float(trainer.fitness or 0.0))
 
@@ -215,6 +217,7 @@ def train(
     *,
     seed: int,
     arguments: dict[str, Any],
+    stretch: Stretch | None = None,
     log: Path | None = None,
     wrap_loss: LossWrapper | None = None,
     on_epoch: Callable[[int, int, float], None] | None = None,
@@ -226,12 +229,14 @@ def train(
         work: Folder of the run; kept between an interruption and the next call.
         seed: Seed of everything random.
         arguments: Ultralytics' training arguments (data, epochs, imgsz, batch, lr0 …).
+        stretch: Where this run lies in a longer one; without it, it is the whole.
         log: Where Ultralytics' output goes.
         wrap_loss: Put around the model's own loss.
         on_epoch: Called after every epoch with (epochs done, epochs in all, fitness).
 
     Returns:
-        The weights of the best epoch by Ultralytics' fitness on the val split: FP32, eval mode.
+        The weights of the best epoch by Ultralytics' fitness on the val split; where another stretch follows, those
+        of the last epoch, which the optimizer's moments belong to. FP32, eval mode.
     """
     weights = work / "weights"
     resume = ExactResume(work / "resume.pt", seed)
@@ -246,11 +251,15 @@ def train(
             trainer.add_callback("on_train_start", use_whole_cpu)
             if wrap_loss:
                 trainer.add_callback("on_train_start", WrapLoss(wrap_loss))
-            for event in ("on_train_start", "on_train_epoch_start", "on_model_save"):
-                trainer.add_callback(event, getattr(resume, event))
+            for keeper, events in (
+                (stretch, ("on_train_start", "on_train_batch_start", "on_model_save")),
+                (resume, ("on_train_start", "on_train_epoch_start", "on_model_save")),
+            ):
+                for event in events if keeper else ():
+                    trainer.add_callback(event, getattr(keeper, event))
             if told and not trainer.ddp:  # callbacks travel to DDP's workers; a terminal can't
                 trainer.add_callback("on_fit_epoch_end", told)
             trainer.train()
-        resume.restore_checkpoints(weights)  # the final evaluation strips the stock ones in place
-    model, _ = load_checkpoint(weights / "best.pt")
+    followed = stretch is not None and stretch.first + stretch.count < stretch.total
+    model, _ = load_checkpoint(weights / ("last.pt" if followed else "best.pt"))
     return getattr(model, "student_model", model)  # Ultralytics' own distillation wraps the model

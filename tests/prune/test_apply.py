@@ -14,6 +14,7 @@ from edgeprune.graph.cost import CostModel
 from edgeprune.prune.apply import apply, compose, make_plan
 from edgeprune.prune.make import Request, channel_graph, prune_checkpoint
 from edgeprune.records import PrunePlan, read_json
+from edgeprune.records.model import ModelFiles
 from edgeprune.yolo import blocks
 from edgeprune.yolo.load import load, predictions, untrained
 from tests.mute import give_life, largest_error, random_keeps
@@ -95,7 +96,7 @@ def test_two_rounds_compose_into_one_plan_from_the_parent(tmp_path: Path) -> Non
         request = Request(
             model=model, parent=parent, before=before, image_size=(64, 64), importance="l2", macs_ratio=ratio,
         )  # fmt: skip
-        prune_checkpoint(request, plan_file=tmp_path / f"{name}.json", checkpoint_file=tmp_path / f"{name}.pt")
+        prune_checkpoint(request, files=ModelFiles(tmp_path / f"{name}.pt", tmp_path / f"{name}.json"))
         return tmp_path / f"{name}.pt"
 
     from edgeprune.yolo.checkpoint import pack

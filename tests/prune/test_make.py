@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from edgeprune.cli import app
 from edgeprune.errors import PlanError
 from edgeprune.prune.make import Request, prune_checkpoint, replay
+from edgeprune.records.model import ModelFiles
 
 CONFIG = "yolov8n.yaml"
 
@@ -21,7 +22,7 @@ CONFIG = "yolov8n.yaml"
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("plan")
     request = Request(model=Path(CONFIG), image_size=(64, 64), importance="random", channel_ratio=0.6)
-    prune_checkpoint(request, plan_file=folder / "plan.json", checkpoint_file=folder / "pruned.pt")
+    prune_checkpoint(request, files=ModelFiles(folder / "pruned.pt", folder / "plan.json"))
     return folder
 
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from edgeprune.records.dataset import read_dataset
+from edgeprune.records.model import ModelFiles
 from edgeprune.yolo.data import make_view
 from edgeprune.yolo.load import load
 
@@ -64,7 +65,7 @@ def test_training_moves_the_pruned_module_itself(tmp_path: Path, tiny: Path, sce
     from edgeprune.train.finetune import finetune
 
     request = Request(model=tiny, image_size=(64, 64), importance="l2", macs_ratio=0.4)
-    prune_checkpoint(request, plan_file=tmp_path / "plan.json", checkpoint_file=tmp_path / "pruned.pt")
+    prune_checkpoint(request, files=ModelFiles(tmp_path / "pruned.pt", tmp_path / "plan.json"))
     view = make_view(read_dataset(scenes), tmp_path / "view")
     finetune(
         tmp_path / "pruned.pt", parent=tiny, view=view, recipe=Recipe(batch=8, torch_device="cpu"), epochs=1,

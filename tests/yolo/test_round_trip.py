@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from edgeprune.prune.make import Request, prune_checkpoint
+from edgeprune.records.model import ModelFiles
 from edgeprune.yolo.checkpoint import pack
 from edgeprune.yolo.load import load, untrained
 from edgeprune.yolo.trainer import train
@@ -68,7 +69,7 @@ def pruned(name: str, folder: Path) -> tuple[Path, str]:
     request = Request(
         model=parent, image_size=(64, 64), importance="random", channel_ratio=0.7, channel_multiple=4, min_width=4
     )
-    prune_checkpoint(request, plan_file=folder / "plan.json", checkpoint_file=folder / "pruned.pt")
+    prune_checkpoint(request, files=ModelFiles(folder / "pruned.pt", folder / "plan.json"))
     return folder / "pruned.pt", task
 
 

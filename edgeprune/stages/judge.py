@@ -1,0 +1,219 @@
+"""The stages that judge a build: verified, raced, reported and, where it is accepted, bundled."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from edgeprune.errors import EdgepruneError
+from edgeprune.job import Job
+from edgeprune.records import (
+    BenchRun,
+    Bundle,
+    BundleFile,
+    Lineage,
+    Mixed,
+    PrunePlan,
+    Report,
+    Row,
+    VerifyRun,
+    files,
+    read_json,
+    write_json,
+)
+from edgeprune.records.model import ModelFiles
+from edgeprune.stages.common import VARIANTS, artifact, engine_files, engines, folder_of, probe_images, versions
+from edgeprune.version import __version__
+
+
+def verify(job: Job, model: ModelFiles, again: bool = False) -> None:
+    """verify.json: each engine against torch, and its mAP on the runtime itself; predictions/ in COCO's format."""
+
+    def act(work: Path) -> None:
+        from edgeprune.export.parity import check_parity
+        from edgeprune.export.steps import check_steps
+        from edgeprune.runtime.predict import predict
+        from edgeprune.runtime.session import open_session
+        from edgeprune.train.evaluate import score
+        from edgeprune.yolo.load import load_detector
+
+        images = job.data.splits["val"]
+        parities, accuracies = [], []
+        for engine in engines(job):
+            variant = engine.name.split()[0]
+            probes = probe_images(job)[:4]
+            if engine.precision == "int8":
+                assert model.quantization is not None
+                parities.append(
+                    check_steps(
+                        engine.name,
+                        model.checkpoint,
+                        model.quantization,
+                        job.shop / "mixed.onnx",
+                        engine.runtime,
+                        probes,
+                    )
+                )
+            else:
+                checkpoint = job.shop / "parent.pt" if variant == "parent" else model.checkpoint
+                parities.append(
+                    check_parity(
+                        engine.name, load_detector(checkpoint).model, job.shop / f"{variant}.onnx",
+                        engine.runtime, engine.artifact, engine.precision, probes,
+                    )
+                )  # fmt: skip
+            session = open_session(engine.runtime, engine.file, engine.precision, engine.threads)
+            results = predict(
+                session, images, job.profile.input_shape, on_image=_counter(job, engine.name, len(images))
+            )
+            accuracies.append(score(engine.name, job.data, results))
+            found = work / "predictions" / f"{engine.name.replace(' ', '-')}.json"
+            files.write_bytes(found, json.dumps(results).encode())
+        write_json(work / "verify.json", VerifyRun(parity=tuple(parities), accuracy=tuple(accuracies)))
+
+    job.shop.stage(
+        "verify", act,
+        reads={**engine_files(job), "data": job.sha256["data"], **versions(job.profile.runtime, "pycocotools")},
+        makes=("verify.json", "predictions"), force=again,
+    )  # fmt: skip
+
+
+def bench(job: Job, again: bool = False) -> None:
+    """bench.json: all engines in one run, interleaved."""
+
+    def act(work: Path) -> None:
+        from edgeprune.bench.measure import measure
+
+        run = measure(
+            engines(job), probe_images(job), seed=job.recipe.seed,
+            on_round=lambda done, total: job.shop.listener.progress("bench", done, total),
+        )  # fmt: skip
+        write_json(work / "bench.json", run.model_copy(update={"left_out": _left_out(job)}))
+
+    job.shop.stage(
+        "bench", act,
+        reads={**engine_files(job), "data": job.sha256["data"], **versions(job.profile.runtime)},
+        makes=("bench.json",), force=again,
+    )  # fmt: skip
+
+
+def report(job: Job, again: bool = False) -> Report:
+    """report.json: rows and verdict."""
+
+    def act(work: Path) -> None:
+        from edgeprune.report.verdict import judge
+
+        run = read_json(job.shop / "bench.json", BenchRun, EdgepruneError)
+        checked = read_json(job.shop / "verify.json", VerifyRun, EdgepruneError)
+        plan = read_json(job.shop / "plan.json", PrunePlan, EdgepruneError)
+        notes = _notes(job)
+        of = {v: [m for m in run.measurements if m.engine.startswith(v)] for v in VARIANTS}
+        verdict, comparisons = judge(of["parent"], of["pruned"], checked.accuracy, job.recipe.goal)
+        accuracy = {a.engine: a for a in checked.accuracy}
+        rows = tuple(
+            Row(
+                variant=variant, runtime=m.runtime, precision=m.precision,
+                map50_95=accuracy[m.engine].map50_95, map50=accuracy[m.engine].map50, latency_ms=m.latency_ms,
+                macs=round(plan.macs[index]), parameters=plan.parameters[index],
+                bytes=_size(job.shop / f"engines/{folder_of(variant, m.precision)}"),
+            )
+            for index, variant in enumerate(VARIANTS)
+            for m in of[variant]
+        )  # fmt: skip
+        environment = {
+            **run.environment,
+            **versions("torch", "ultralytics", job.profile.runtime),
+            "edgeprune": __version__,
+        }
+        write_json(
+            work / "report.json",
+            Report(
+                target=job.target, rows=rows, verdict=verdict, comparisons=comparisons, left_out=run.left_out,
+                notes=notes, environment=environment, inputs=job.sha256,
+            ),
+        )  # fmt: skip
+
+    job.shop.stage(
+        "report", act,
+        reads={
+            "bench": job.shop / "bench.json", "verify": job.shop / "verify.json", "plan": job.shop / "plan.json",
+            "goal": job.recipe.goal.model_dump(), "inputs": job.sha256,
+            **{name: job.shop / name for name in ("mixed.json", "activation.json") if (job.shop / name).exists()},
+        },
+        makes=("report.json",), force=again,
+    )  # fmt: skip
+    return read_json(job.shop / "report.json", Report, EdgepruneError)
+
+
+def bundle(job: Job, report: Report) -> None:
+    """bundle/: the accepted engine with its manifest. A rejected build has none, and an older one goes."""
+    folder = job.shop / "bundle"
+    if not report.verdict.accepted:
+        files.remove(folder)
+        return
+
+    def act(work: Path) -> None:
+        import shutil
+
+        from edgeprune.export.engine import engine_file
+        from edgeprune.export.onnx import tensor_specs
+
+        made = work / "bundle"
+        shutil.rmtree(made, ignore_errors=True)
+        build, parent = report.verdict.comparison.build, report.verdict.comparison.parent
+        row = {f"{r.variant} {r.precision}": r for r in report.rows}
+        graph = job.shop / ("mixed.onnx" if row[build].precision == "int8" else "pruned.onnx")
+        shutil.copytree(job.shop / f"engines/{folder_of('pruned', row[build].precision)}", made)
+        specs = tensor_specs(graph)
+        manifest = Bundle(
+            target=job.target,
+            profile=job.profile,
+            precision=row[build].precision,
+            engine=engine_file(artifact(made)).relative_to(made).as_posix(),
+            files=tuple(
+                BundleFile(path=p.relative_to(made).as_posix(), sha256=files.sha256_file(p), bytes=p.stat().st_size)
+                for p in sorted(made.rglob("*"))
+                if p.is_file()
+            ),
+            input=specs[0],
+            outputs=specs[1],
+            names=job.data.names,
+            lineage=Lineage(
+                edgeprune=__version__, model_sha256=job.sha256["model"], data_sha256=job.sha256["data"],
+                recipe_sha256=job.sha256["recipe"], plan_sha256=files.sha256_file(job.shop / "plan.json"),
+                onnx_sha256=files.sha256_file(graph),
+            ),
+            measured=row[build],
+            parent=row[parent],
+        )  # fmt: skip
+        write_json(made / "manifest.json", manifest)
+
+    job.shop.stage(
+        "bundle", act,
+        reads={"report": job.shop / "report.json", **engine_files(job), "names": sorted(job.data.names.items())},
+        makes=("bundle",),
+    )  # fmt: skip
+
+
+def _notes(job: Job) -> tuple[str, ...]:
+    notes = []
+    if job.int8:
+        notes.append(read_json(job.shop / "mixed.json", Mixed, EdgepruneError).sentence())
+    return tuple(notes)
+
+
+def _counter(job: Job, note: str, total: int) -> Callable[[int], None]:
+    return lambda done: job.shop.listener.progress("verify", done, total, note)
+
+
+def _left_out(job: Job) -> tuple[str, ...]:
+    from edgeprune.runtime.session import available
+
+    whys = {precision: available(job.profile.runtime, precision) for precision in job.profile.precisions}
+    return tuple(f"{precision}: {why}" for precision, why in whys.items() if why)
+
+
+def _size(folder: Path) -> int:
+    """Bytes that the runtime loads: the model's own files, not what describes them."""
+    return sum(p.stat().st_size for p in folder.rglob("*") if p.suffix in {".onnx", ".xml", ".bin"})

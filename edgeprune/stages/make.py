@@ -1,0 +1,299 @@
+"""The stages that make a model: what each reads, what it makes, and which rooms do it.
+
+A model travels through them as its files (checkpoint, scales, optimizer's moments); each stage returns what the
+next one starts from. Heavy rooms are imported inside the work itself, so that a build with nothing to do never
+loads torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from edgeprune.job import Job
+from edgeprune.records import files
+from edgeprune.records.model import ModelFiles
+from edgeprune.schedule import Phase
+from edgeprune.stages.common import versions
+
+
+def admit(job: Job) -> ModelFiles:
+    """parent.pt: the user's checkpoint as a stock one, once it is known to be a detector for this data."""
+
+    def act(work: Path) -> None:
+        from edgeprune.records.dataset import require_classes
+        from edgeprune.yolo.checkpoint import pack
+        from edgeprune.yolo.load import load_detector
+
+        detector = load_detector(job.model)
+        require_classes(job.data, detector.names, job.model)
+        files.write_bytes(work / "parent.pt", pack(detector.model, detector.checkpoint, half=detector.half))
+
+    job.shop.stage(
+        "admit", act,
+        reads={
+            "model": job.sha256["model"], "names": sorted(job.data.names.items()), **versions("ultralytics", "torch"),
+        },
+        makes=("parent.pt",),
+    )  # fmt: skip
+    return ModelFiles(job.shop / "parent.pt")
+
+
+def swap(job: Job, phase: Phase, model: ModelFiles) -> ModelFiles:
+    """swapped.pt: the model with another activation function."""
+    if not phase.swap:
+        return model
+
+    def act(work: Path) -> None:
+        from edgeprune.yolo.blocks import swap_activation
+        from edgeprune.yolo.checkpoint import pack
+        from edgeprune.yolo.load import load_detector
+
+        detector = load_detector(model.checkpoint)
+        swap_activation(detector.model, job.recipe.activation)
+        files.write_bytes(work / "swapped.pt", pack(detector.model, detector.checkpoint, half=detector.half))
+
+    job.shop.stage(
+        "swap activation", act,
+        reads={**model.named(), "activation": job.recipe.activation, **versions("ultralytics", "torch")},
+        makes=("swapped.pt",),
+    )  # fmt: skip
+    return replace(model, checkpoint=job.shop / "swapped.pt")
+
+
+def calibrate(job: Job, phase: Phase, model: ModelFiles) -> ModelFiles:
+    """calibrated.json: what is quantized, with ranges from the calibration set."""
+    if not phase.calibrate:
+        return model
+    made = f"{phase.folder('calibrate')}calibrated.json"
+
+    def act(work: Path) -> None:
+        from edgeprune.quant.calibrate import Image, calibrate
+        from edgeprune.records import write_json
+        from edgeprune.runtime.preprocess import letterbox, read_image
+        from edgeprune.yolo import blocks
+        from edgeprune.yolo.load import load_detector
+
+        detector = load_detector(model.checkpoint)
+        images = [Image(path.name, letterbox(read_image(path), *job.image_size)[0]) for path in job.calibration]
+        record = calibrate(
+            detector.model, images, job.profile.quantization, blocks.float_layers(detector.model), job.recipe.observer,
+            job.sha256["calibration"],
+            on_image=lambda done, total: job.shop.listener.progress("calibrate", done, total),
+        )  # fmt: skip
+        write_json(work / made, record)
+
+    job.shop.stage(
+        f"calibrate {phase.number}", act,
+        reads={
+            "checkpoint": model.checkpoint, "calibration": job.sha256["calibration"], "observer": job.recipe.observer,
+            "scheme": job.profile.quantization.model_dump(), "size": job.image_size, **versions("ultralytics", "torch"),
+        },
+        makes=(made,),
+    )  # fmt: skip
+    return replace(model, quantization=job.shop / made)
+
+
+def prune(job: Job, phase: Phase, model: ModelFiles, again: bool = False) -> ModelFiles:
+    """plan.json and pruned.pt of a phase; the plan is always from the parent. What travels with the model is cut too."""
+    if phase.macs_ratio is None:
+        return model
+    here, ratio = phase.folder("cut"), phase.macs_ratio
+    made = replace(
+        model,
+        checkpoint=Path(f"{here}pruned.pt"),
+        plan=Path(f"{here}plan.json"),
+        quantization=model.quantization and Path(f"{here}pruned-scales.json"),
+        moments=model.moments and Path(f"{here}pruned-moments.pt"),
+    )
+
+    def act(work: Path) -> None:
+        from edgeprune.prune.make import Request, prune_checkpoint
+        from edgeprune.yolo.data import make_view
+
+        recipe = job.recipe
+        prune_checkpoint(
+            Request(
+                model=model.checkpoint,
+                parent=job.shop / "parent.pt",
+                before=model.plan,
+                quantization=model.quantization,
+                moments=model.moments,
+                image_size=job.image_size,
+                macs_ratio=ratio,
+                importance=recipe.importance,
+                scope=recipe.scope,
+                channel_multiple=job.profile.channel_multiple,
+                min_width=recipe.min_width,
+                max_group_ratio=recipe.max_group_ratio,
+                view=make_view(job.data, job.view) if recipe.importance == "taylor" else None,
+                batch=recipe.batch,
+                batches=recipe.importance_batches,
+                torch_device=recipe.torch_device,
+                seed=recipe.seed,
+            ),
+            files=made.under(work),
+            on_batch=lambda done, total: job.shop.listener.progress(f"prune {phase.number}", done, total, "gradients"),
+        )
+
+    keys = {"importance", "scope", "max_group_ratio", "min_width", "importance_batches", "seed"}
+    taylor = {"batch": job.recipe.batch, "data": job.sha256["data"]} if job.recipe.importance == "taylor" else {}
+    job.shop.stage(
+        f"prune {phase.number}", act,
+        reads={
+            **model.named(), "parent": job.shop / "parent.pt", "recipe": job.recipe.model_dump(include=keys),
+            "macs_ratio": ratio, "shape": job.profile.input_shape, "multiple": job.profile.channel_multiple, **taylor,
+            **versions("ultralytics", "torch"),
+        },
+        makes=tuple(str(path) for path in made.named().values()), force=again,
+    )  # fmt: skip
+    return made.under(job.shop.folder)
+
+
+def finetune(job: Job, phase: Phase, model: ModelFiles, again: bool = False) -> ModelFiles:
+    """finetuned.pt of a phase: the model, trained with its parent's help; its scales, if it is quantized."""
+    if not phase.epochs:
+        return model
+    here, name = phase.folder("train"), f"finetune {phase.number}"
+    followed = phase.first_epoch + phase.epochs < phase.all_epochs
+    made = ModelFiles(
+        checkpoint=Path(f"{here}finetuned.pt"),
+        quantization=model.quantization and Path(f"{here}quantization.json"),
+        moments=Path(f"{here}moments.pt") if followed else None,
+    )
+
+    def act(work: Path) -> None:
+        from edgeprune.train.finetune import finetune
+        from edgeprune.yolo.data import make_view
+        from edgeprune.yolo.stretch import Stretch
+
+        finetune(
+            model,
+            parent=job.shop / "parent.pt",
+            view=make_view(job.data, job.view),
+            recipe=job.recipe,
+            stretch=Stretch(
+                first=phase.first_epoch,
+                count=phase.epochs,
+                total=phase.all_epochs,
+                moments_in=model.moments,
+                moments_out=made.moments and work / made.moments,
+                freeze_share=job.recipe.norm_freeze_share if phase.quantized else 0.0,
+            ),
+            image_size=job.image_size[0],
+            work=work / "training",
+            destination=made.under(work),
+            log=job.shop / "logs" / f"{name.replace(' ', '-')}.log",
+            on_epoch=lambda done, total, fitness: job.shop.listener.progress(
+                name, done, total, f"fitness {fitness:.3f}"
+            ),
+        )
+
+    keys = {
+        "batch", "learning_rate", "distillation", "distillation_weight", "workers", "cache", "seed", "torch_device",
+    } | ({"norm_freeze_share"} if phase.quantized else set())  # fmt: skip
+    job.shop.stage(
+        name, act,
+        reads={
+            **replace(model, plan=None).named(), "parent": job.shop / "parent.pt",
+            "data": job.sha256["data"], "recipe": job.recipe.model_dump(include=keys), "size": job.image_size,
+            "epochs": (phase.first_epoch, phase.epochs, phase.all_epochs), **versions("ultralytics", "torch"),
+        },
+        makes=tuple(str(path) for path in made.named().values()), force=again,
+    )  # fmt: skip
+    return replace(made.under(job.shop.folder), plan=model.plan)
+
+
+def export(job: Job, model: ModelFiles, again: bool = False) -> None:
+    """The ONNX file of parent and build, and from it what the target's runtime loads; the same of the quantized graph."""
+    for variant, checkpoint in (("parent", job.shop / "parent.pt"), ("pruned", model.checkpoint)):
+        lineage = _lineage(job, variant, checkpoint)
+
+        def to_onnx(
+            work: Path, variant: str = variant, checkpoint: Path = checkpoint, lineage: dict[str, str] = lineage
+        ) -> None:
+            from edgeprune.export.onnx import export_onnx
+
+            export_onnx(checkpoint, work / f"{variant}.onnx", *job.image_size, lineage)
+
+        job.shop.stage(
+            f"export {variant} to onnx", to_onnx,
+            reads={"lineage": lineage, "size": job.image_size, **versions("ultralytics", "torch", "onnx", "onnxslim")},
+            makes=(f"{variant}.onnx",), force=again,
+        )  # fmt: skip
+        to_engine(job, variant, f"{variant}.onnx", again)
+    if job.int8:
+        export_quantized(job, model, again)
+
+
+def export_quantized(job: Job, model: ModelFiles, again: bool = False) -> None:
+    """quantized.onnx, the one quantized graph; mixed.onnx, the same with as many layers in float as the agreed
+    accuracy asks for; and what the target's runtime loads of that."""
+    scales = model.quantization
+    assert scales is not None
+    lineage = _lineage(job, "quantized", model.checkpoint)
+
+    def to_qdq(work: Path) -> None:
+        from edgeprune.errors import ExportError
+        from edgeprune.export.qdq import export_qdq
+        from edgeprune.records import Quantization, read_json
+
+        export_qdq(
+            model.checkpoint, read_json(scales, Quantization, ExportError), work / "quantized.onnx", *job.image_size,
+            lineage, like=job.shop / "pruned.onnx",
+        )  # fmt: skip
+
+    def mix(work: Path) -> None:
+        from edgeprune.export.mix import mix
+        from edgeprune.stages.common import artifact
+
+        mix(
+            job.shop / "quantized.onnx", job.shop / "pruned.onnx",
+            parent=artifact(job.shop / "engines/parent"), profile=job.profile, data=job.data,
+            calibration=job.calibration, max_map_drop=job.recipe.goal.max_map_drop,
+            destination=work / "mixed.onnx", record=work / "mixed.json",
+            on_step=lambda done, total, note: job.shop.listener.progress("mix", done, total, note),
+        )  # fmt: skip
+
+    packages = versions("ultralytics", "torch", "onnx", "onnxslim")
+    job.shop.stage(
+        "export quantized to onnx", to_qdq,
+        reads={"lineage": lineage, "scales": scales, "like": job.shop / "pruned.onnx", "size": job.image_size, **packages},
+        makes=("quantized.onnx",), force=again,
+    )  # fmt: skip
+    job.shop.stage(
+        "mix", mix,
+        reads={
+            "quantized": job.shop / "quantized.onnx", "parent": job.shop / "engines/parent", "data": job.sha256["data"],
+            "calibration": job.sha256["calibration"], "drop": job.recipe.goal.max_map_drop,
+            **versions(job.profile.runtime, "onnx", "pycocotools"),
+        },
+        makes=("mixed.onnx", "mixed.json"), force=again,
+    )  # fmt: skip
+    to_engine(job, "quantized", "mixed.onnx", again)
+
+
+def to_engine(job: Job, name: str, onnx_file: str, again: bool) -> None:
+    """engines/NAME: what the target's runtime loads."""
+
+    def act(work: Path) -> None:
+        from edgeprune.export.engine import build_engine
+
+        folder = work / "engines" / name
+        folder.mkdir(parents=True)
+        build_engine(job.profile.runtime, job.shop / onnx_file, folder, quantized=name == "quantized")
+
+    job.shop.stage(
+        f"export {name} to {job.profile.runtime}", act,
+        reads={"onnx": job.shop / onnx_file, **versions(job.profile.runtime)},
+        makes=(f"engines/{name}",), force=again,
+    )  # fmt: skip
+
+
+def _lineage(job: Job, variant: str, checkpoint: Path) -> dict[str, str]:
+    from edgeprune.version import __version__
+
+    return {
+        "version": __version__, "variant": variant, "model_sha256": job.sha256["model"],
+        "checkpoint_sha256": files.sha256_file(checkpoint),
+    }  # fmt: skip
