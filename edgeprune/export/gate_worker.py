@@ -23,7 +23,7 @@ _SEPARATOR = "\x1f"
 def main(file: Path, answer: Path) -> None:
     import tensorrt_rtx_bindings as trt
 
-    class Log(trt.ILogger):  # type: ignore[misc]
+    class Log(trt.ILogger):
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.lines: list[tuple[Any, str]] = []

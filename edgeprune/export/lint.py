@@ -77,7 +77,7 @@ RULES: dict[str, Rule] = {
     "float16-scale": Rule(rules.float16_scale, "error", {TENSORRT: ((8, 5), (10,))}),
     "quantized-decode": Rule(rules.quantized_decode, "error", _EVERYWHERE),
     "quantized-last-convolution": Rule(rules.quantized_last_convolution, "coarse", _EVERYWHERE),
-    "activation-per-channel": Rule(rules.activation_per_channel, "slow", _EVERYWHERE),
+    "activation-per-channel": Rule(rules.activation_per_channel, "slow", {TENSORRT: _ALWAYS, OPENVINO: _ALWAYS}),
     "weight-axis": Rule(rules.weight_axis, "slow", {TENSORRT: _ALWAYS, OPENVINO: _ALWAYS}),
     "half-quantized": Rule(rules.half_quantized, "slow", _EVERYWHERE),
     "split-activation": Rule(rules.split_activation, "slow", _TENSORRT),
@@ -105,7 +105,7 @@ def lint(model: onnx.ModelProto, runtime: str, version: str = "") -> tuple[Findi
         ExportError: An unknown runtime or version.
     """
     if runtime not in RUNTIMES:
-        raise ExportError("Lint doesn't know the runtime.", where="--runtime", expected=", ".join(RUNTIMES), got=runtime)
+        raise ExportError("Unknown runtime.", where="--runtime", expected=", ".join(RUNTIMES), got=runtime)
     number = _number(runtime, version)
     view = View(model)
     found = [
@@ -129,7 +129,10 @@ def _number(runtime: str, version: str) -> Version:
         number = tuple(int(part) for part in version.split("."))
     except ValueError as error:
         raise ExportError(
-            "That is no version.", where="--version", expected="numbers with dots, as 10.3", got=repr(version)
+            "TensorRT's rules differ by version." if not version else "That is no version.",
+            where="--version",
+            expected="numbers with dots, as 10.3",
+            got=repr(version) if version else "none",
         ) from error
     if runtime == TENSORRT and number < OLDEST_TENSORRT:
         raise ExportError("TensorRT is too old.", where="--version", expected="8.5 or later", got=version)

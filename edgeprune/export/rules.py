@@ -182,9 +182,8 @@ def split_activation(view: View) -> Iterator[Hit]:
             continue
         for reader in _readers(view, node):
             if reader.op_type in ACTIVATIONS:
-                yield node, (
-                    f"expected Q/DQ after the activation function, got it between {maker.op_type} and {reader.op_type}"
-                )
+                place = f"between {maker.op_type} and {reader.op_type}"
+                yield node, f"expected Q/DQ after the activation function, got it {place}"
                 break
 
 
@@ -208,7 +207,10 @@ def shared_scale(view: View) -> Iterator[Hit]:
         scales = sorted({float(view.scale(pair).flat[0]) for pair in pairs if view.scale(pair).size == 1})
         if len(scales) > 1:
             found = ", ".join(f"{s:.6g}" for s in scales)
-            yield node, f"expected one scale before and after {node.op_type}, got {found}: the values are quantized anew"
+            yield (
+                node,
+                f"expected one scale before and after {node.op_type}, got {found}: quantized anew",
+            )
 
 
 def quantized_decode(view: View) -> Iterator[Hit]:
@@ -230,7 +232,10 @@ def quantized_last_convolution(view: View) -> Iterator[Hit]:
 def signed_activation(view: View) -> Iterator[Hit]:
     for node in view.quantizers():
         if view.integers(node) == "int8" and not view.of_weights(node):
-            yield node, "expected uint8 activations (zero point 128 gives the same numbers), got int8: no integer kernel"
+            yield (
+                node,
+                "expected uint8 activations (zero point 128: the same numbers), got int8: no integer kernel",
+            )
 
 
 def unsigned_activation_on_arm(view: View) -> Iterator[Hit]:
@@ -250,7 +255,10 @@ def float_result(view: View) -> Iterator[Hit]:
                 for r in view.readers.get(n.output[0], ())
             }
             if readers != {"QuantizeLinear"} and following != {"QuantizeLinear"}:
-                yield node, "expected Q/DQ on the result too (then it becomes QLinearConv), got a float one: runs in float"
+                yield (
+                    node,
+                    "expected Q/DQ on the result too (it becomes QLinearConv then), got it float: runs in float",
+                )
 
 
 def _readers(view: View, quantizer: onnx.NodeProto) -> list[onnx.NodeProto]:

@@ -17,7 +17,7 @@
 
 Looked at first: onnxruntime.transformers.float16 (1.31). It leaves the nodes in an order that isn't topological,
 rounds to FP16 and back between any two nodes that are to stay FP32 (every step of the decode), and rounds weights
-before they are quantized. onnxconverter-common does the same.
+before they are quantized.
 
 Sources: NVIDIA, 'Explicit Quantization' and 'Strongly typed networks'; onnx-tensorrt docs/operators.md.
 """
@@ -106,7 +106,7 @@ def _dequantized(
     if len(dq.input) > 2:
         # another zero point than 0 is left to lint, which refuses it
         given[dq.input[2]] = np.zeros(scales.shape, np.int8)
-    (values,) = ReferenceEvaluator(dq).run(None, given)  # type: ignore[misc]
+    (values,) = ReferenceEvaluator(dq).run(None, given)
     return np.asarray(values, np.float32)
 
 
@@ -124,7 +124,8 @@ def _give_zero_points(form: onnx.ModelProto) -> None:
 
 def _quantize_behind_resize(form: onnx.ModelProto) -> None:
     view = View(form)
-    nodes, renamed = [], {}
+    nodes: list[onnx.NodeProto] = []
+    renamed: dict[str, str] = {}
     outputs = {o.name for o in form.graph.output}
     for node in view.nodes:
         for index, name in enumerate(node.input):
@@ -148,7 +149,9 @@ def _older_opset(form: onnx.ModelProto) -> onnx.ModelProto:
         return form
     older = onnx.ModelProto.FromString(form.SerializeToString())
     inferred = onnx.shape_inference.infer_shapes(older)
-    shapes = {value.name: value.type.tensor_type.shape for value in (*inferred.graph.value_info, *inferred.graph.output)}
+    shapes = {
+        value.name: value.type.tensor_type.shape for value in (*inferred.graph.value_info, *inferred.graph.output)
+    }
     for node in older.graph.node:
         if node.op_type == "Split" and attribute(node, "num_outputs") is not None:
             axis = attribute(node, "axis", 0)
@@ -255,7 +258,7 @@ class _Typed:
         if scales.min() < SMALLEST:
             scales = np.maximum(scales, np.float32(SMALLEST))
         zeros = np.zeros(scales.shape, np.int8)
-        (integers,) = ReferenceEvaluator(q).run(None, dict(zip(q.input, (weights, scales, zeros), strict=True)))  # type: ignore[misc]
+        (integers,) = ReferenceEvaluator(q).run(None, dict(zip(q.input, (weights, scales, zeros), strict=True)))
         name = f"{dq.output[0]}/integers"
         self._new[name] = numpy_helper.from_array(np.asarray(integers, np.int8), name)
         dq.input[0] = name
