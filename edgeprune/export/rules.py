@@ -99,7 +99,8 @@ def weight_axis(view: View) -> Iterator[Hit]:
         if dq is None or view.scale(dq).size <= 1:
             continue
         expected = CHANNEL_AXIS.get(node.op_type, 0 if attribute(node, "transB", 0) else 1)
-        if (got := attribute(dq, "axis", 1)) != expected:
+        got = attribute(dq, "axis", 1) % (2 if node.op_type == "Gemm" else 4)  # -4 is 0
+        if got != expected:
             yield node, f"expected weight scales along axis {expected} ({node.op_type}), got axis {got}; runs in float"
 
 
@@ -137,7 +138,8 @@ def new_operator(view: View) -> Iterator[Hit]:
     if view.opset <= OLD_OPSET:
         return
     for node in view.nodes:
-        since = onnx.defs.get_schema(node.op_type, view.opset, node.domain).since_version if not node.domain else 0
+        known = onnx.defs.has(node.op_type, view.opset, node.domain)
+        since = onnx.defs.get_schema(node.op_type, view.opset, node.domain).since_version if known else 0
         if since > OLD_OPSET:
             yield node, f"expected operators of opset {OLD_OPSET} or lower, got {node.op_type} as of opset {since}"
 

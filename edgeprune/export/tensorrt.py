@@ -198,7 +198,7 @@ class _Typed:
         for node in self._view.nodes:
             if node.op_type == "QuantizeLinear" and self._view.of_weights(node):
                 continue  # its DQ gets the integers
-            half = bool(node.output) and node.output[0] in self._half
+            half = node.output[0] in self._half and node.op_type != "Constant"
             if half and node.op_type == "DequantizeLinear" and self._view.of_weights(node):
                 self._store_weights(node)
             for index, name in enumerate(node.input):
