@@ -161,7 +161,7 @@ def _older_opset(form: onnx.ModelProto) -> onnx.ModelProto:
             kept = [a for a in node.attribute if a.name != "num_outputs"]
             del node.attribute[:]
             node.attribute.extend(kept)
-        if not onnx.defs.has(node.op_type) or {a.name for a in node.attribute} - set(
+        if not onnx.defs.has(node.op_type, OLD_OPSET) or {a.name for a in node.attribute} - set(
             onnx.defs.get_schema(node.op_type, OLD_OPSET).attributes
         ):
             return form

@@ -40,7 +40,7 @@ class Net:
 
     def weights(self, name: str, shape: Sequence[int], axis: int | None = 0) -> str:
         """FP32 -> Q -> DQ with one scale a channel along `axis`; None: float."""
-        values = (self.random.normal(size=shape) / np.sqrt(np.prod(shape[1:]))).astype(np.float32)
+        values = (2 * self.random.normal(size=shape) / np.sqrt(np.prod(shape[1:]))).astype(np.float32)
         tensor = self.constant(f"{name}.weight", values)
         if axis is None:
             return tensor
