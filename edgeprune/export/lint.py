@@ -78,6 +78,7 @@ RULES: dict[str, Rule] = {
     "quantized-decode": Rule(rules.quantized_decode, "error", _EVERYWHERE),
     "quantized-last-convolution": Rule(rules.quantized_last_convolution, "coarse", _EVERYWHERE),
     "activation-per-channel": Rule(rules.activation_per_channel, "slow", {TENSORRT: _ALWAYS, OPENVINO: _ALWAYS}),
+    "scale-as-vector": Rule(rules.scale_as_vector, "slow", _TENSORRT),
     "weight-axis": Rule(rules.weight_axis, "slow", {TENSORRT: _ALWAYS, OPENVINO: _ALWAYS}),
     "half-quantized": Rule(rules.half_quantized, "slow", _EVERYWHERE),
     "split-activation": Rule(rules.split_activation, "slow", _TENSORRT),

@@ -93,6 +93,15 @@ def activation_per_channel(view: View) -> Iterator[Hit]:
             yield node, f"expected one scale for the tensor, got {view.scale(node).size}; what reads it runs in float"
 
 
+def scale_as_vector(view: View) -> Iterator[Hit]:
+    for node in view.quantizers():
+        if not view.of_weights(node) and view.scale(node).shape == (1,):
+            yield (
+                node,
+                "expected a scalar scale, got a vector of one: taken as per channel, what reads it runs in float",
+            )
+
+
 def weight_axis(view: View) -> Iterator[Hit]:
     for node in view.nodes:
         dq = view.dequantizer(node.input[1]) if node.op_type in (*CHANNEL_AXIS, "Gemm") else None
@@ -170,7 +179,8 @@ def strongly_typed(view: View) -> Iterator[Hit]:
 
 def half_quantized(view: View) -> Iterator[Hit]:
     for node in view.nodes:
-        if node.op_type in WEIGHTED:
+        # a MatMul of two activations (attention) is meant to be float
+        if node.op_type in WEIGHTED and (node.op_type != "MatMul" or view.has_int8_weights(node)):
             activation, weights = (view.is_int8(name) for name in node.input[:2])
             if activation != weights:
                 got = "only the activation" if activation else "only the weights"

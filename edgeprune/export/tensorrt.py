@@ -3,6 +3,7 @@
 `tensorrt_form`: the same numbers, said so that every parser since 8.5 takes it.
 - Weights as FP32 -> QuantizeLinear -> DequantizeLinear, per channel on axis 0: the one form that all take.
 - Every Q and DQ has a third input: zero points 0, int8, of the scale's shape. Bias float.
+- An activation's scale is a scalar: a vector of one is read as per channel, and the convolution runs in float.
 - Q/DQ again behind a nearest Resize of INT8 values, with their own scale, so exact: TensorRT doesn't move Q/DQ through
   Resize, and the convolution behind it (two of YOLOv8's) ran in float without this.
 - Opset 17 where the operators allow it, the newest that 8.5 and 8.6 document: `Split` gets its sizes as an input.
@@ -39,6 +40,9 @@ from edgeprune.export.view import View, attribute, label
 FP16_OPSET = 19
 #: FP16's smallest normal and largest number.
 SMALLEST, LARGEST = float(np.finfo(np.float16).smallest_normal), float(np.finfo(np.float16).max)
+#: Smallest scale of an activation. FP16's steps of 2^-24 change it by 2^-8 at most, and Q and DQ alike: only the range
+#: moves. (Of a weight scale nothing undoes the rounding, hence the smallest normal number there.)
+SMALLEST_SCALE = 2.0**-17
 #: Inputs that stay FP32 in an FP16 node: Resize's scales.
 _FLOAT_INPUTS = {("Resize", 2)}
 
@@ -55,6 +59,7 @@ def tensorrt_form(model: onnx.ModelProto) -> onnx.ModelProto:
     form = onnx.ModelProto.FromString(model.SerializeToString())
     _quantize_stored_weights(form)
     _give_zero_points(form)
+    _give_scalars(form)
     _quantize_behind_resize(form)
     if found := errors(lint(form, TENSORRT, "10.0")):
         raise ExportError(
@@ -120,6 +125,19 @@ def _give_zero_points(form: onnx.ModelProto) -> None:
             form.graph.initializer.append(zeros)
             del node.input[2:]
             node.input.append(zeros.name)
+
+
+def _give_scalars(form: onnx.ModelProto) -> None:
+    view = View(form)
+    for node in view.nodes:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear") and not view.of_weights(node):
+            for index, name in enumerate(node.input):
+                values = view.constant(name)
+                if index and values is not None and values.shape == (1,):
+                    node.input[index] = f"{name}/scalar"
+                    if node.input[index] not in {i.name for i in form.graph.initializer}:
+                        form.graph.initializer.append(numpy_helper.from_array(values.reshape(()), f"{name}/scalar"))
+    _replace(form, view.nodes)
 
 
 def _quantize_behind_resize(form: onnx.ModelProto) -> None:
@@ -240,10 +258,10 @@ class _Typed:
 
     def _constant(self, name: str, values: npt.NDArray[np.float32], reader: onnx.NodeProto) -> str:
         is_scale = reader.op_type in ("QuantizeLinear", "DequantizeLinear")
-        if values.size and (np.abs(values).max() > LARGEST or (is_scale and values.min() < SMALLEST)):
+        if values.size and (np.abs(values).max() > LARGEST or (is_scale and values.min() < SMALLEST_SCALE)):
             raise ExportError(
                 "A constant doesn't fit into FP16.", where=f"{label(reader)}, {name.removesuffix('/fp16')}",
-                expected=f"scales of {SMALLEST:.3g} or more" if is_scale else f"magnitudes up to {LARGEST:g}",
+                expected=f"scales of {SMALLEST_SCALE:.3g} or more" if is_scale else f"magnitudes up to {LARGEST:g}",
                 got=f"{values.min():.3g} to {values.max():.3g}", next_step="leave this layer in float",
             )  # fmt: skip
         self._new[name] = numpy_helper.from_array(values.astype(np.float16), name)

@@ -12,6 +12,7 @@ import pytest
 from edgeprune.errors import DeviceError, ExportError
 from edgeprune.export import gate as gate_module
 from edgeprune.export.gate import MODULES, gate, inspect
+from edgeprune.export.lint import lint
 from edgeprune.export.tensorrt import tensorrt_form, typed_fp16
 from tests.export.graphs import Net, detector
 from tests.test_cli import edgeprune, refused
@@ -71,14 +72,21 @@ def two_scales() -> onnx.ModelProto:
 @needs_builder
 @pytest.mark.parametrize(
     "model",
-    [per_channel(), along_axis_1(), weights_only(), two_scales()],
-    ids=["activation per channel", "weights along axis 1", "weights only", "concat of two scales"],
+    [per_channel(), one(scale=[0.02], zero=np.zeros(1, np.int8)), along_axis_1(), weights_only(), two_scales()],
+    ids=["activation per channel", "scale as a vector", "weights along axis 1", "weights only", "concat of two scales"],
 )  # fmt: skip
 def test_convolution_that_silently_runs_in_float_is_named(model: onnx.ModelProto) -> None:
     with pytest.raises(ExportError, match="should be INT8 and aren't") as caught:
         gate(model)
     assert caught.value.details["where"] == "c"
     assert [c.found for c in inspect(model).convolutions if c.name == "c"] == ["float"]
+    why = {f.rule for f in lint(model, "tensorrt", "10.3")} - {"quantized-last-convolution"}
+    assert why & {"activation-per-channel", "scale-as-vector", "weight-axis", "half-quantized"}, "lint says why"
+
+
+@needs_builder
+def test_form_makes_a_vector_of_one_scale_a_scalar() -> None:
+    assert gate(tensorrt_form(one(scale=[0.02], zero=np.zeros(1, np.int8)))).int8 == 1
 
 
 @needs_builder

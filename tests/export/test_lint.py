@@ -128,6 +128,12 @@ def test_activation_per_channel() -> None:
     assert ("activation-per-channel", "images/Q") in found(model)
 
 
+def test_scale_as_a_vector_of_one() -> None:
+    model = _with(lambda net: _first(net, scale=[0.02], zero=np.zeros(1, np.int8)))
+    assert only("scale-as-vector", model) == ["images/Q"]
+    assert only("scale-as-vector", tensorrt_form(model)) == []
+
+
 def test_weight_axis_counts_output_channels() -> None:
     def transposed(net: Net, axis: int) -> str:
         weights = net.weights("t", (8, 16, 2, 2), axis)
@@ -181,6 +187,14 @@ def test_convolution_with_one_quantized_input() -> None:
     weights = _with(lambda net: net.conv("images", "c", 4, 8))
     for model in (activation, weights):
         assert only("half-quantized", model) == ["c"]
+
+
+def test_attention_in_float_is_no_finding() -> None:
+    def net_of(net: Net) -> str:
+        x = net.block(net.qdq("images", "images"), "a", 16, 8)
+        return _head(net, net.node("MatMul", [x, net.node("Softmax", [x], "attention")], "matmul"))
+
+    assert only("half-quantized", _with(net_of)) == []
 
 
 def test_quantization_goes_through_what_moves_values_but_not_through_resize() -> None:

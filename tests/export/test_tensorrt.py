@@ -163,7 +163,7 @@ def test_weight_scale_too_small_for_fp16() -> None:
     assert np.abs(got[3] - values[3]).max() <= 2**-15
 
 
-@pytest.mark.parametrize(("scale", "where"), [(1e-5, "images/Q"), (1e5, "images/Q")])
+@pytest.mark.parametrize(("scale", "where"), [(1e-6, "images/Q"), (1e5, "images/Q")])
 def test_activation_scale_that_fp16_cant_hold(scale: float, where: str) -> None:
     with pytest.raises(ExportError, match="doesn't fit into FP16") as caught:
         typed_fp16(detector(scale=scale))
