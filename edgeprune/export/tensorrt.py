@@ -61,7 +61,7 @@ def tensorrt_form(model: onnx.ModelProto) -> onnx.ModelProto:
     _give_zero_points(form)
     _give_scalars(form)
     _quantize_behind_resize(form)
-    if found := errors(lint(form, TENSORRT, "10.0")):
+    if found := [f for f in errors(lint(form, TENSORRT, "8.6")) if f.rule != "opset"]:
         raise ExportError(
             f"TensorRT can't express the graph: rule '{found[0].rule}'"
             + (f", and {len(found) - 1} more." if len(found) > 1 else "."),
@@ -80,8 +80,17 @@ def typed_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     form = tensorrt_form(model)
     if View(form).opset < FP16_OPSET:
-        form = onnx.version_converter.convert_version(form, FP16_OPSET)
-    return _Typed(form).write()
+        try:
+            form = onnx.version_converter.convert_version(form, FP16_OPSET)
+        except (RuntimeError, onnx.version_converter.ConvertError) as error:
+            raise ExportError(
+                "ONNX can't convert the graph to the opset that has FP16 quantization.", expected=f"opset {FP16_OPSET}",
+                got=f"opset {View(form).opset}: {str(error).splitlines()[0]}",
+            ) from error  # fmt: skip
+    try:
+        return _Typed(form).write()
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError("The graph can't be typed as FP16.", got=str(error).splitlines()[0]) from error
 
 
 def _quantize_stored_weights(form: onnx.ModelProto) -> None:
@@ -153,7 +162,7 @@ def _quantize_behind_resize(form: onnx.ModelProto) -> None:
         nearest = node.op_type == "Resize" and attribute(node, "mode", b"nearest") == b"nearest" and made not in outputs
         if nearest and view.is_int8(node.input[0]):
             dq = view.arriving(node.input[0])[0]
-            if view.scale(dq).size == 1 and {r.op_type for r in view.readers[made]} != {"QuantizeLinear"}:
+            if view.scale(dq).size == 1 and {r.op_type for r in view.readers.get(made, ())} != {"QuantizeLinear"}:
                 q, again = f"{made}/integers", f"{made}/int8"
                 nodes.append(helper.make_node("QuantizeLinear", [made, *dq.input[1:]], [q], name=f"{made}/Q"))
                 nodes.append(helper.make_node("DequantizeLinear", [q, *dq.input[1:]], [again], name=f"{made}/DQ"))
@@ -214,9 +223,9 @@ class _Typed:
     def write(self) -> onnx.ModelProto:
         outputs = {o.name for o in self._form.graph.output}
         for node in self._view.nodes:
-            if node.op_type == "QuantizeLinear" and self._view.of_weights(node):
-                continue  # its DQ gets the integers
             half = node.output[0] in self._half and node.op_type != "Constant"
+            if half and node.op_type == "QuantizeLinear" and self._view.of_weights(node):
+                continue  # its DQ gets the integers
             if half and node.op_type == "DequantizeLinear" and self._view.of_weights(node):
                 self._store_weights(node)
             for index, name in enumerate(node.input):
@@ -235,19 +244,14 @@ class _Typed:
         form.graph.initializer.extend(self._new.values())
         del form.graph.value_info[:]
         _replace(form, self._nodes)
-        try:
-            onnx.checker.check_model(form, full_check=True)
-        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-            raise ExportError("The graph can't be typed as FP16.", got=str(error).splitlines()[0]) from error
+        onnx.checker.check_model(form, full_check=True)
         return form
 
     def _read(self, name: str, half: bool, reader: onnx.NodeProto) -> str:
         """The tensor under the type that its reader wants."""
         values = self._view.constant(name)
         if values is not None:
-            if half and name not in self._new:
-                return self._constant(f"{name}/fp16", values, reader)
-            return name
+            return self._constant(f"{name}/fp16", values, reader) if half else name
         if half == (name in self._halves):
             return name
         cast = f"{name}/{'fp16' if half else 'fp32'}"

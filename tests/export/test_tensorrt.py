@@ -100,6 +100,11 @@ def test_what_tensorrt_cant_express_is_refused(wrong: dict[str, object], node: s
         assert caught.value.details["where"] == node
 
 
+def test_typed_form_is_no_master() -> None:
+    with pytest.raises(ExportError, match="rule 'float16-scale'"):
+        tensorrt_form(typed_fp16(detector()))
+
+
 def types(model: onnx.ModelProto) -> dict[str, int]:
     graph = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
     return {v.name: v.type.tensor_type.elem_type for v in (*graph.input, *graph.value_info, *graph.output)}
