@@ -1,6 +1,7 @@
 """The command line: one function a subcommand, and the one place with exit codes.
 
-Exit codes: 0 done (a build: accepted), 1 the build was rejected, 2 the user's to mend, 130 interrupted.
+Exit codes: 0 done (a build: accepted; `lint`: no errors), 1 the build was rejected or `lint` found errors, 2 the user's
+to mend, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -223,6 +224,44 @@ def apply(
 
     done = replay(model, plan, out, seed)
     console.print(f"{out}: MACs {done.macs_ratio:.1%} of the parent's")
+
+
+@app.command()
+def lint(
+    file: Annotated[Path, typer.Argument(help="ONNX file, as the runtime would load it.")],
+    runtime: Annotated[
+        str, typer.Option("--runtime", help="tensorrt, onnxruntime-x86-64, onnxruntime-aarch64 or openvino.")
+    ],
+    version: Annotated[str, typer.Option("--version", help="The runtime's, as 10.3; TensorRT's is required.")] = "",
+) -> None:
+    """Check a quantized graph for a runtime: what it refuses, misreads, or runs in float. Exit code 1 on errors."""
+    from edgeprune.export.lint import errors
+    from edgeprune.export.lint import lint as findings_of
+    from edgeprune.export.view import read_model
+    from edgeprune.report.lint import findings_table
+
+    findings = findings_of(read_model(file), runtime, version)
+    if findings:
+        console.print(findings_table(findings))
+    wrong = len(errors(findings))
+    judged = f"{runtime} {version}".rstrip()
+    console.print(f"{file} for {judged}: {wrong} errors, {len(findings) - wrong} other findings")
+    if wrong:
+        raise typer.Exit(1)
+
+
+@app.command()
+def gate(
+    file: Annotated[Path, typer.Argument(help="ONNX file in TensorRT's form.")],
+) -> None:
+    """Build a graph with TensorRT (no GPU needed): is every quantized convolution INT8? Keeps no engine."""
+    from edgeprune.export.gate import gate as judge
+    from edgeprune.export.view import read_model
+    from edgeprune.report.lint import gate_table
+
+    report = judge(read_model(file), str(file))
+    console.print(gate_table(report))
+    console.print(f"{file}: {report.int8} of {len(report.convolutions)} convolutions in INT8, all that should be")
 
 
 @app.command()
