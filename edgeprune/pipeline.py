@@ -56,18 +56,18 @@ def build(
         return again and stage == until
 
     with job.shop.open():
-        model = stages.admit(job)
+        made = stages.admit(job)
         for phase in phases(job.recipe, int8=job.int8):
-            model = stages.swap(job, phase, model)
-            model = stages.calibrate(job, phase, model)
-            model = stages.prune(job, phase, model, again="cut" in phase.last and asked("prune"))
+            made = stages.swap(job, phase, made)
+            made = stages.calibrate(job, phase, made)
+            made = stages.prune(job, phase, made, again="cut" in phase.last and asked("prune"))
             if "cut" in phase.last and "finetune" not in wanted:
                 return None
-            model = stages.finetune(job, phase, model, again="train" in phase.last and asked("finetune"))
+            made = stages.finetune(job, phase, made, again="train" in phase.last and asked("finetune"))
         if "export" in wanted:
-            stages.export(job, model, again=asked("export"))
+            stages.export(job, made, again=asked("export"))
         if "verify" in wanted:
-            stages.verify(job, model, again=asked("verify"))
+            stages.verify(job, made, again=asked("verify"))
         if "bench" in wanted:
             stages.bench(job, again=asked("bench"))
         if "report" not in wanted:

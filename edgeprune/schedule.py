@@ -70,15 +70,15 @@ def phases(recipe: Recipe, *, int8: bool) -> tuple[Phase, ...]:
     quantized = schedule == "qap"
     after = round(recipe.epochs * recipe.qat_share) if schedule == "prune-then-qat" else 0
     listed = [Phase(swap=True, epochs=recipe.activation_epochs)] if recipe.activation != "keep" else []
-    for number in range(1, recipe.rounds + 1):
-        listed.append(
-            Phase(
-                calibrate=quantized and number == 1,
-                macs_ratio=recipe.goal.macs_ratio ** (number / recipe.rounds),
-                epochs=recipe.epochs - after if number == recipe.rounds else recipe.round_epochs,
-                quantized=quantized,
-            )
+    listed += [
+        Phase(
+            calibrate=quantized and number == 1,
+            macs_ratio=recipe.goal.macs_ratio ** (number / recipe.rounds),
+            epochs=recipe.epochs - after if number == recipe.rounds else recipe.round_epochs,
+            quantized=quantized,
         )
+        for number in range(1, recipe.rounds + 1)
+    ]
     if schedule in {"ptq", "prune-then-qat"}:
         listed.append(Phase(calibrate=True, epochs=after, quantized=True))
     starts = [0, *accumulate(phase.epochs for phase in listed)]

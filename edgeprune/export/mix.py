@@ -63,14 +63,12 @@ def mix(
     layers = Graph(model).quantized_convolutions()
     with tempfile.TemporaryDirectory() as folder:
         bench = _Bench(profile, data, Path(folder))
-        wanted = (
-            bench.accuracy(open_session(profile.runtime, engine_file(parent), "fp32", profile.threads)) - max_map_drop
-        )
+        whole_parent = open_session(profile.runtime, engine_file(parent), "fp32", profile.threads)
+        wanted = bench.accuracy(whole_parent) - max_map_drop
         whole = bench.accuracy(bench.open(model))
-        if whole >= wanted:
-            return _write(
-                Mixed(layers=tuple(layers), wanted=wanted, whole=whole, reached=whole), model, destination, record
-            )
+        found = Mixed(layers=tuple(layers), wanted=wanted, whole=whole, reached=whole)
+        if whole >= wanted or bench.accuracy(bench.open(as_float(model, layers[1:]))) < wanted:
+            return _write(found, model, destination, record)
         images = [letterbox(read_image(path), *profile.input_shape[2:])[0] for path in calibration[:PROBES]]
         expected = _outputs(bench.open(onnx.load(float_graph), quantized=False), images)
         noise = {}
@@ -88,10 +86,8 @@ def mix(
             return reached[count] >= wanted
 
         count = _fewest(len(layers), holds)
-    found = Mixed(
-        layers=tuple(layers), wanted=wanted, whole=whole, reached=reached[count], noise=noise,
-        float_layers=tuple(worst[:count]),
-    )  # fmt: skip
+    decided = {"reached": reached[count], "noise": noise, "float_layers": tuple(worst[:count])}
+    found = found.model_copy(update=decided)
     return _write(found, as_float(model, worst[:count]) if count else model, destination, record)
 
 

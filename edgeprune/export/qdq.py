@@ -68,7 +68,7 @@ def _name_pairs(model: onnx.ModelProto, points: Sequence[str]) -> None:
         points: The tensors in that order.
     """
     graph = Graph(model)
-    renamed = {}
+    renamed: dict[str, str] = {}
     for point, (q, dq) in zip(points, graph.pairs(), strict=True):
         q.name, dq.name = f"{point}/Q", f"{point}/DQ"
         renamed |= {q.output[0]: f"{point}/quantized", dq.output[0]: f"{point}/dequantized"}

@@ -61,11 +61,10 @@ def check_steps(
     model = onnx.load(graph_file)
     points = {q.name.removesuffix("/Q"): float(Graph(model).values(q.input[1])) for q, _ in Graph(model).pairs()}
     expected = [_reference(model, points, image[None]) for image in images]
+    pairs = list(zip(images, expected, strict=True))
     compared = {
-        runtime: [
-            _on_runtime(model, points, runtime, image[None], e) for image, e in zip(images, expected, strict=True)
-        ],
-        "torch": _in_torch(checkpoint, quantization, points, images, expected),
+        runtime: [_on_runtime(model, points, runtime, image[None], values) for image, values in pairs],
+        "torch": _in_torch(checkpoint, quantization, graph_file, points, images, expected),
     }
     tensors = []
     for who, runs in compared.items():
@@ -73,11 +72,11 @@ def check_steps(
             largest = max(float(np.abs(run[point] - e[point]).max()) for run, e in zip(runs, expected, strict=True))
             tensors.append(TensorParity(tensor=f"{point} ({who})", max_abs=largest, scale=step, tolerance=STEPS))
         for part, rows in (("boxes", slice(0, 4)), ("scores", slice(4, None))):
-            pairs = [(run[OUTPUT][:, rows], e[OUTPUT][:, rows]) for run, e in zip(runs, expected, strict=True)]
+            ends = [(run[OUTPUT][:, rows], e[OUTPUT][:, rows]) for run, e in zip(runs, expected, strict=True)]
             tensors.append(
                 TensorParity(
-                    tensor=f"{OUTPUT} {part} ({who})", max_abs=max(float(np.abs(a - b).max()) for a, b in pairs),
-                    scale=max(float(np.abs(b).max()) for _, b in pairs), tolerance=TOLERANCE["fp32"],
+                    tensor=f"{OUTPUT} {part} ({who})", max_abs=max(float(np.abs(a - b).max()) for a, b in ends),
+                    scale=max(float(np.abs(b).max()) for _, b in ends), tolerance=TOLERANCE["fp32"],
                 )
             )  # fmt: skip
     drift = next((tensor.tensor for tensor in tensors if not tensor.holds), None)
@@ -87,7 +86,8 @@ def check_steps(
         raise ParityError(
             f"{name} doesn't compute the quantized graph.",
             where=f"first tensor that is off: {drift}; worst: {worst.tensor}",
-            expected="at most one quantization step", got=f"{worst.max_abs / worst.scale:.1f} steps of {worst.scale:.4g}",
+            expected="at most one quantization step",
+            got=f"{worst.max_abs / worst.scale:.1f} steps of {worst.scale:.4g}",
             next_step="report it with quantized.onnx; the build can't be trusted",
         )  # fmt: skip
     return parity
@@ -143,13 +143,19 @@ def _on_runtime(
 
 
 def _in_torch(
-    checkpoint: Path, quantization: Path, points: Mapping[str, float], images: Floats, expected: Sequence[Values]
+    checkpoint: Path,
+    quantization: Path,
+    graph_file: Path,
+    points: Mapping[str, float],
+    images: Floats,
+    expected: Sequence[Values],
 ) -> list[Values]:
     model = load_detector(checkpoint).model
     plain: Any = fused(model)
     record = fold(model, plain, read_json(quantization, Quantization, ParityError))
     kept = {point: name for point, name in record.points.items() if point in points}
-    weights = {name: scales for name, scales in record.weights.items()}
+    still = set(Graph(onnx.load(graph_file)).quantized_convolutions())
+    weights = {name: scales for name, scales in record.weights.items() if name in still}
     record = record.model_copy(update={"points": kept, "weights": weights})
     runs = []
     for image, values in zip(images, expected, strict=True):

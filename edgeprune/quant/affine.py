@@ -81,7 +81,7 @@ class _FakeQuantize(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[Any, ...]:
         x, y, scale = ctx.saved_tensors
         inside = (x >= ctx.low * scale) & (x <= ctx.high * scale)
         by_x = gradient * inside

@@ -128,10 +128,8 @@ def choose_range(
     loss = _squared_error if observer == "mse" else _divergence
     limits = largest * np.arange(1, CANDIDATES + 1) / CANDIDATES
     tried = [(max(low, -limit), min(high, limit)) for limit in limits]
-    losses = [
-        loss(counts, edges, (-limit, limit) if symmetric else ends) for limit, ends in zip(limits, tried, strict=True)
-    ]
-    return tried[int(np.argmin(losses))]
+    grids = [(-limit, limit) for limit in limits] if symmetric else tried
+    return tried[int(np.argmin([loss(counts, edges, ends) for ends in grids]))]
 
 
 def _squared_error(counts: Counts, edges: Counts, ends: tuple[float, float]) -> float:
@@ -245,7 +243,8 @@ class _Ends(_Watched):
         ordered = np.sort(reach, axis=1)
         beyond = (reach == ordered[:, -1:]) & (ordered[:, -1:] > OUTLIER_FACTOR * ordered[:, -2:-1])
         return [
-            f"image {names[i]} reaches over {OUTLIER_FACTOR:g} times as far as any other in {count} of {len(reach)} tensors"
+            f"image {names[i]} reaches over {OUTLIER_FACTOR:g} times as far as any other in {count} of {len(reach)} "
+            "tensors"
             for i, count in enumerate(beyond.sum(0).tolist())
             if count > OUTLIER_SHARE * len(reach)
         ]

@@ -38,9 +38,8 @@ def fold(model: nn.Module, folded: nn.Module, record: Quantization) -> Quantizat
                 continue
             weight, target = before[name].weight.float(), after[name].weight
             own = along(torch.tensor(scales), 0, weight.dim())
-            factor = (
-                _factor(before, name).reshape(own.shape) if _norm(before, name) is not None else torch.ones_like(own)
-            )
+            norm = _norm(before, name)
+            factor = torch.ones_like(own) if norm is None else _factor(norm).reshape(own.shape)
             integers = quantize(weight, own, 0, -LIMIT, LIMIT) * factor.sign()
             scale = torch.where(factor == 0, own, own * factor.abs())
             exact = dequantize(integers, scale)
@@ -81,8 +80,6 @@ def _norm(modules: Mapping[str, nn.Module], name: str) -> nn.BatchNorm2d | None:
     return norm if isinstance(norm, nn.BatchNorm2d) else None
 
 
-def _factor(modules: Mapping[str, nn.Module], name: str) -> torch.Tensor:
-    norm = _norm(modules, name)
-    assert norm is not None
+def _factor(norm: nn.BatchNorm2d) -> torch.Tensor:
     assert norm.running_var is not None
     return norm.weight.float() / (norm.running_var.float() + norm.eps).sqrt()

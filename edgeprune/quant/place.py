@@ -31,9 +31,9 @@ from edgeprune.records.quantization import Scheme
 
 _MOVES = frozenset(
     {
-        "cat", "chunk", "split", "split_with_sizes", "tensor_split", "unbind", "stack", "__getitem__", "narrow", "select",
-        "view", "reshape", "flatten", "permute", "transpose", "contiguous", "unsqueeze", "squeeze", "expand", "clone",
-        "detach", "to", "max_pool2d", "interpolate", "pad",
+        "cat", "chunk", "split", "split_with_sizes", "tensor_split", "unbind", "stack", "__getitem__", "narrow",
+        "select", "view", "reshape", "flatten", "permute", "transpose", "contiguous", "unsqueeze", "squeeze", "expand",
+        "clone", "detach", "to", "max_pool2d", "interpolate", "pad",
     }
 )  # fmt: skip
 #: BatchNorm belongs to the convolution before it.

@@ -83,8 +83,8 @@ class Watch(TorchFunctionMode):
             return result
         gate = self.made(f"{name}:gate", "sigmoid", None, (x,))
         value = func(*args, **kwargs) if gate is None else x * gate
-        result = self.made(name, kind, value, (x, gate))
-        return result
+        product: torch.Tensor = self.made(name, kind, value, (x, gate))
+        return product
 
     def _name(self, kind: str) -> str:
         self._seen[kind] += 1

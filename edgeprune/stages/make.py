@@ -95,7 +95,7 @@ def calibrate(job: Job, phase: Phase, model: ModelFiles) -> ModelFiles:
 
 
 def prune(job: Job, phase: Phase, model: ModelFiles, again: bool = False) -> ModelFiles:
-    """plan.json and pruned.pt of a phase; the plan is always from the parent. What travels with the model is cut too."""
+    """plan.json and pruned.pt of a phase; the plan is always from the parent. What travels along is cut too."""
     if phase.macs_ratio is None:
         return model
     here, ratio = phase.folder("cut"), phase.macs_ratio
@@ -205,7 +205,7 @@ def finetune(job: Job, phase: Phase, model: ModelFiles, again: bool = False) -> 
 
 
 def export(job: Job, model: ModelFiles, again: bool = False) -> None:
-    """The ONNX file of parent and build, and from it what the target's runtime loads; the same of the quantized graph."""
+    """The ONNX file of parent and build, and from it what the target's runtime loads; the quantized graph as well."""
     for variant, checkpoint in (("parent", job.shop / "parent.pt"), ("pruned", model.checkpoint)):
         lineage = _lineage(job, variant, checkpoint)
 
@@ -258,7 +258,9 @@ def export_quantized(job: Job, model: ModelFiles, again: bool = False) -> None:
     packages = versions("ultralytics", "torch", "onnx", "onnxslim")
     job.shop.stage(
         "export quantized to onnx", to_qdq,
-        reads={"lineage": lineage, "scales": scales, "like": job.shop / "pruned.onnx", "size": job.image_size, **packages},
+        reads={
+            "lineage": lineage, "scales": scales, "like": job.shop / "pruned.onnx", "size": job.image_size, **packages,
+        },
         makes=("quantized.onnx",), force=again,
     )  # fmt: skip
     job.shop.stage(

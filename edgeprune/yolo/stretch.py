@@ -69,7 +69,7 @@ class Stretch:
         if self.moments_out is None or trainer.epoch + 1 < self.count:
             return
         moments = {
-            name: {key: value for key, value in trainer.optimizer.state[parameter].items()}
+            name: dict(trainer.optimizer.state[parameter])
             for name, parameter in unwrap_model(trainer.model).named_parameters()
             if parameter in trainer.optimizer.state
         }

@@ -60,7 +60,7 @@ class KeepsModule:
         return weights
 
     def final_eval(self) -> None:
-        """Left out: it strips checkpoints that are needed and folds BatchNorm; what counts is measured on the runtime."""
+        """Left out: it strips checkpoints that are needed; what counts is measured on the runtime."""
 
 
 # Classes with a name of their own, because DDP's workers import theirs by name.

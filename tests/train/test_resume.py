@@ -21,10 +21,12 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from edgeprune.records import Recipe
+from edgeprune.records.model import ModelFiles
 from edgeprune.train.finetune import finetune
+from edgeprune.yolo.stretch import Stretch
 model, view, work, out, distillation = sys.argv[1:]
-finetune(Path(model), parent=Path(model), view=Path(view), epochs=4, image_size=64, work=Path(work),
-    recipe=Recipe(batch=8, distillation=distillation, torch_device='cpu'), destination=Path(out),
+finetune(ModelFiles(Path(model)), parent=Path(model), view=Path(view), stretch=Stretch(0, 4, 4), image_size=64,
+    work=Path(work), recipe=Recipe(batch=8, distillation=distillation, torch_device='cpu'), destination=ModelFiles(Path(out)),
     log=Path(work + '.log'), on_epoch=lambda done, total, fitness: print(done, flush=True))
 """
 
@@ -63,13 +65,15 @@ def test_training_moves_the_pruned_module_itself(tmp_path: Path, tiny: Path, sce
     from edgeprune.prune.make import Request, prune_checkpoint
     from edgeprune.records import Recipe
     from edgeprune.train.finetune import finetune
+    from edgeprune.yolo.stretch import Stretch
 
     request = Request(model=tiny, image_size=(64, 64), importance="l2", macs_ratio=0.4)
     prune_checkpoint(request, files=ModelFiles(tmp_path / "pruned.pt", tmp_path / "plan.json"))
     view = make_view(read_dataset(scenes), tmp_path / "view")
     finetune(
-        tmp_path / "pruned.pt", parent=tiny, view=view, recipe=Recipe(batch=8, torch_device="cpu"), epochs=1,
-        image_size=64, work=tmp_path / "work", destination=tmp_path / "tuned.pt", log=tmp_path / "log",
+        ModelFiles(tmp_path / "pruned.pt"), parent=tiny, view=view, recipe=Recipe(batch=8, torch_device="cpu"),
+        stretch=Stretch(0, 1, 1), image_size=64, work=tmp_path / "work", destination=ModelFiles(tmp_path / "tuned.pt"),
+        log=tmp_path / "log",
     )  # fmt: skip
     before, after = load(tmp_path / "pruned.pt").model, load(tmp_path / "tuned.pt").model
     shapes = [{n: p.shape for n, p in m.named_parameters()} for m in (before, after)]
