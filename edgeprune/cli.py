@@ -227,6 +227,25 @@ def apply(
 
 
 @app.command()
+def form(
+    file: Annotated[Path, typer.Argument(help="quantized.onnx or mixed.onnx of an int8 build.")],
+    runtime: Annotated[
+        str, typer.Option("--runtime", help="tensorrt, onnxruntime-x86-64, onnxruntime-aarch64 or openvino.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="The .onnx to write.")],
+    version: Annotated[str, typer.Option("--version", help="TensorRT's, as 10.3.")] = "",
+) -> None:
+    """The one quantized graph as a runtime loads it: the same numbers, coded for its kernels."""
+    from edgeprune.export.forms import form as form_of
+    from edgeprune.export.view import read_model
+    from edgeprune.records.files import write_bytes
+
+    content = form_of(read_model(file), runtime, version).SerializeToString(deterministic=True)
+    write_bytes(out, content)
+    console.print(f"{out}: {len(content) / 1e6:.1f} MB for {runtime} {version}".rstrip())
+
+
+@app.command()
 def lint(
     file: Annotated[Path, typer.Argument(help="ONNX file, as the runtime would load it.")],
     runtime: Annotated[

@@ -64,6 +64,7 @@ def build(
             if "cut" in phase.last and "finetune" not in wanted:
                 return None
             made = stages.finetune(job, phase, made, again="train" in phase.last and asked("finetune"))
+            stages.price(job, phase, made)
         if "export" in wanted:
             stages.export(job, made, again=asked("export"))
         if "verify" in wanted:

@@ -81,9 +81,8 @@ def main() -> None:
     for name, values in scores.items():
         file = engines[name][0].file
         size = sum(p.stat().st_size for p in {file, file.with_suffix(".bin")} if p.is_file())
-        print(
-            f"{name:24} {mean(values):9.4f} {min(values):8.4f} {max(values):8.4f} {latency[name].p50:7.2f} {size / 1e6:6.2f}"
-        )
+        figures = f"{mean(values):9.4f} {min(values):8.4f} {max(values):8.4f} {latency[name].p50:7.2f}"
+        print(f"{name:24} {figures} {size / 1e6:6.2f}")
 
 
 def _stock(

@@ -21,6 +21,7 @@ import yaml
 
 from edgeprune.errors import ExportError, missing_package
 from edgeprune.export.forms import form
+from edgeprune.export.lint import errors, lint, lint_name
 from edgeprune.export.onnx import metadata
 
 
@@ -43,8 +44,23 @@ def build_engine(runtime: str, onnx_file: Path, folder: Path, *, quantized: bool
         return _BUILDERS[runtime](onnx_file, folder)
     with tempfile.TemporaryDirectory() as work:
         formed = Path(work) / onnx_file.name
-        onnx.save(form(onnx.load(onnx_file), runtime, platform.machine()), formed)
+        model = form(onnx.load(onnx_file), lint_name(runtime, platform.machine()))
+        onnx.save(model, formed)
         return _BUILDERS[runtime](formed, folder)
+
+
+def refuse_misread(onnx_file: Path, runtime: str) -> None:
+    """Raise ExportError where the runtime would refuse or misread the quantized graph in its form."""
+    name = lint_name(runtime, platform.machine())
+    found = errors(lint(form(onnx.load(onnx_file), name), name))
+    if found:
+        raise ExportError(
+            f"{runtime} would refuse or misread the quantized graph.",
+            where=f"{onnx_file}, node {found[0].node}",
+            expected=found[0].sentence,
+            got=f"{len(found)} findings, the first by rule {found[0].rule}",
+            next_step="`edgeprune form` and `edgeprune lint` show them all",
+        )
 
 
 def engine_file(artifact: Path) -> Path:

@@ -1,15 +1,17 @@
 """What each runtime loads, made from the one quantized graph. The numbers stay the same; only their coding changes.
 
 Rules:
-- Weights become int8 initializers in front of their DequantizeLinear: a quarter of the size.
+- Weights become int8 initializers in front of their DequantizeLinear: a quarter of the size. (TensorRT before 10 wants
+  them as FP32 -> Q -> DQ: tensorrt.py.)
 - ONNX Runtime merges an operator with the Q/DQ around it, so Concat, Split, MaxPool and Resize get a pair behind
   them as well, with the scale that their inputs have.
-- On x86-64 int8 activations with zero point z become uint8 with zero point z + 128, which stands for the same
-  numbers: ONNX Runtime has integer kernels for uint8 alone, and OpenVINO 2026.4 computes wrong numbers behind a
-  Concat of int8 tensors (tests/export/test_forms.py). On aarch64 int8 stays.
-- OpenVINO reads the graph as it is. Pairs behind what only moves values would keep it from merging SiLU there.
+- int8 activations with zero point z become uint8 with zero point z + 128, which stands for the same numbers, for
+  ONNX Runtime on x86-64, whose integer kernels take uint8 alone, and for OpenVINO, which computes wrong numbers behind
+  a Concat of int8 tensors (2026.4 on x86-64: 20 to 35 % off, tests/export/test_forms.py). On aarch64 ONNX Runtime's
+  kernels take int8.
+- OpenVINO reads the graph as it is otherwise: pairs behind what only moves values would keep it from merging SiLU.
 
-Measured: README, 'INT8'. Source: onnxruntime QDQ selectors (qdq_selector_action_transformer.cc).
+Source: onnxruntime's QDQ selectors (qdq_selector_action_transformer.cc).
 """
 
 from __future__ import annotations
@@ -20,28 +22,41 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from edgeprune.errors import ExportError
+from edgeprune.export.lint import ARM, OPENVINO, TENSORRT, X86, number_of
 from edgeprune.export.qdq import Graph
+from edgeprune.export.tensorrt import tensorrt_form, typed_fp16
 from edgeprune.quant.affine import LIMIT
 
 #: Operators that only move values, and that ONNX Runtime has on integers.
 _MOVES = frozenset({"Concat", "Split", "MaxPool", "Resize"})
+#: First version of TensorRT that takes its types from the graph alone.
+_TYPED = (11,)
 
 
-def form(model: onnx.ModelProto, runtime: str, machine: str) -> onnx.ModelProto:
+def form(model: onnx.ModelProto, runtime: str, version: str = "") -> onnx.ModelProto:
     """The quantized graph as a runtime wants it.
 
     Args:
         model: From `export_qdq`; not changed.
-        runtime: onnxruntime or openvino.
-        machine: As `platform.machine()` says it: x86_64, aarch64.
+        runtime: One of `edgeprune.export.lint.RUNTIMES`.
+        version: TensorRT's.
+
+    Raises:
+        ExportError: An unknown runtime or version; a graph that isn't the quantized one; what TensorRT can't express.
     """
+    number = number_of(runtime, version)
+    if not Graph(model).is_whole():
+        raise ExportError(
+            "The file isn't the one quantized graph.",
+            expected="quantized.onnx or mixed.onnx of an int8 build: weights as FP32 -> Q -> DQ",
+            got="no convolution with such weights",
+            next_step="forms are made from the quantized graph alone, not from float files or other forms",
+        )
+    if runtime == TENSORRT:
+        return typed_fp16(model) if number >= _TYPED else tensorrt_form(model)
     copy = onnx.ModelProto.FromString(model.SerializeToString())
-    steps: tuple[Callable[[onnx.ModelProto], None], ...] = (int8_weights,)
-    if runtime == "onnxruntime":
-        steps += (repeat_after_moves,)
-    if machine in {"x86_64", "AMD64"}:
-        steps += (as_uint8,)
-    for step in steps:
+    for step in _STEPS[runtime]:
         step(copy)
     onnx.checker.check_model(copy)
     return copy
@@ -91,3 +106,10 @@ def as_uint8(model: onnx.ModelProto) -> None:
     for name in {dq.input[2] for _, dq in graph.pairs()}:
         graph.put(name, (graph.values(name).astype(np.int16) + 128).astype(np.uint8))
     graph.write()
+
+
+_STEPS: dict[str, tuple[Callable[[onnx.ModelProto], None], ...]] = {
+    X86: (int8_weights, repeat_after_moves, as_uint8),
+    ARM: (int8_weights, repeat_after_moves),
+    OPENVINO: (int8_weights, as_uint8),
+}

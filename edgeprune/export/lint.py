@@ -62,6 +62,7 @@ class Rule:
 
 RULES: dict[str, Rule] = {
     "scale": Rule(rules.scale, "error", _EVERYWHERE),
+    "signed-concat": Rule(rules.signed_concat, "error", {OPENVINO: _ALWAYS}),
     "zero-point": Rule(rules.zero_point, "error", _TENSORRT),
     "zero-point-shape": Rule(rules.zero_point_shape, "error", _TENSORRT),
     "zero-point-input": Rule(rules.zero_point_input, "error", {TENSORRT: ((8, 5), (8, 6))}),
@@ -105,9 +106,7 @@ def lint(model: onnx.ModelProto, runtime: str, version: str = "") -> tuple[Findi
     Raises:
         ExportError: An unknown runtime or version.
     """
-    if runtime not in RUNTIMES:
-        raise ExportError("Unknown runtime.", where="--runtime", expected=", ".join(RUNTIMES), got=runtime)
-    number = _number(runtime, version)
+    number = number_of(runtime, version)
     view = View(model)
     found = [
         Finding(rule=name, severity=rule.severity, node=node if isinstance(node, str) else label(node), sentence=text)
@@ -118,12 +117,26 @@ def lint(model: onnx.ModelProto, runtime: str, version: str = "") -> tuple[Findi
     return tuple(sorted(found, key=lambda finding: finding.severity != "error"))
 
 
+def lint_name(runtime: str, machine: str) -> str:
+    """One of `RUNTIMES` for a runtime on an architecture, as `platform.machine()` says it."""
+    if runtime != "onnxruntime":
+        return runtime
+    return X86 if machine in {"x86_64", "AMD64"} else ARM
+
+
 def errors(findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
     """Those that the runtime refuses or misreads."""
     return tuple(finding for finding in findings if finding.severity == "error")
 
 
-def _number(runtime: str, version: str) -> Version:
+def number_of(runtime: str, version: str) -> Version:
+    """A version as numbers, once runtime and version are known to be some.
+
+    Raises:
+        ExportError: They aren't.
+    """
+    if runtime not in RUNTIMES:
+        raise ExportError("Unknown runtime.", where="--runtime", expected=", ".join(RUNTIMES), got=runtime)
     if not version and runtime != TENSORRT:
         return (0,)
     try:

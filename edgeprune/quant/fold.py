@@ -14,6 +14,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from edgeprune.errors import ModelError
 from edgeprune.quant.affine import LIMIT, along, dequantize, quantize
 from edgeprune.records import LayerKeep
 from edgeprune.records.quantization import Quantization
@@ -29,11 +30,18 @@ def fold(model: nn.Module, folded: nn.Module, record: Quantization) -> Quantizat
 
     Returns:
         Scales of the folded weights; what BatchNorm made is now what the convolution makes.
+
+    Raises:
+        ModelError: `record` belongs to another model.
     """
     before, after = dict(model.named_modules()), dict(folded.named_modules())
     weights = {}
     with torch.no_grad():
         for name, scales in record.weights.items():
+            if name not in before:
+                raise ModelError(
+                    "The scales belong to another model.", where=name, expected="a convolution of this one"
+                )
             if name not in after:
                 continue
             weight, target = before[name].weight.float(), after[name].weight

@@ -29,7 +29,8 @@ from torch.utils._pytree import tree_leaves
 from edgeprune.quant.watch import Watch
 from edgeprune.records.quantization import Scheme
 
-_MOVES = frozenset(
+#: torch operators that only move values, or choose among them.
+MOVES = frozenset(
     {
         "cat", "chunk", "split", "split_with_sizes", "tensor_split", "unbind", "stack", "__getitem__", "narrow",
         "select", "view", "reshape", "flatten", "permute", "transpose", "contiguous", "unsqueeze", "squeeze", "expand",
@@ -89,7 +90,7 @@ def place(program: Sequence[Operator], scheme: Scheme, float_layers: Iterable[st
         wanted |= {classes.of(name) for name in _between(program, by_name, convolutions, wanted, classes, scheme)}
     points = {}
     for op in program:
-        if op.kind not in _MOVES and classes.of(op.name) in wanted and not _folded(op, program):
+        if op.kind not in MOVES and classes.of(op.name) in wanted and not _folded(op, program):
             points[op.name] = classes.of(op.name)
     return Placement(tuple(op.name for op in convolutions), points)
 
@@ -133,7 +134,7 @@ class _Classes:
         self._order = {op.name: index for index, op in enumerate(program)}
         self._parent = {op.name: op.name for op in program}
         for op in program:
-            if op.kind in _MOVES:
+            if op.kind in MOVES:
                 for name in op.inputs:
                     self._join(op.name, name)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from edgeprune.errors import EdgepruneError
 from edgeprune.job import Job
 from edgeprune.records import (
+    Accuracy,
     BenchRun,
     Bundle,
     BundleFile,
@@ -198,6 +199,12 @@ def bundle(job: Job, report: Report) -> None:
 
 def _notes(job: Job) -> tuple[str, ...]:
     notes = []
+    if job.recipe.activation != "keep":
+        priced = read_json(job.shop / "activation.json", Accuracy, EdgepruneError)
+        notes.append(
+            f"activation {priced.engine}: the whole model scores mAP50-95 {priced.map50_95:.4f} with it after "
+            f"{job.recipe.activation_epochs} epochs, before anything is cut (fp32)"
+        )
     if job.int8:
         notes.append(read_json(job.shop / "mixed.json", Mixed, EdgepruneError).sentence())
     return tuple(notes)

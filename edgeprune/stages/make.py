@@ -61,6 +61,35 @@ def swap(job: Job, phase: Phase, model: ModelFiles) -> ModelFiles:
     return replace(model, checkpoint=job.shop / "swapped.pt")
 
 
+def price(job: Job, phase: Phase, model: ModelFiles) -> None:
+    """activation.json: what the whole model scores with the other activation function, on the target's runtime."""
+    if not phase.swap:
+        return
+
+    def act(work: Path) -> None:
+        from edgeprune.export.engine import build_engine, engine_file
+        from edgeprune.export.onnx import export_onnx
+        from edgeprune.records import write_json
+        from edgeprune.runtime.predict import predict
+        from edgeprune.runtime.session import open_session
+        from edgeprune.train.evaluate import score
+
+        export_onnx(model.checkpoint, work / "whole.onnx", *job.image_size, {})
+        engine = engine_file(build_engine(job.profile.runtime, work / "whole.onnx", work))
+        session = open_session(job.profile.runtime, engine, "fp32", job.profile.threads)
+        results = predict(session, job.data.splits["val"], job.profile.input_shape)
+        write_json(work / "activation.json", score(job.recipe.activation, job.data, results))
+
+    job.shop.stage(
+        "price of the activation", act,
+        reads={
+            "checkpoint": model.checkpoint, "activation": job.recipe.activation, "data": job.sha256["data"],
+            "size": job.image_size, **versions(job.profile.runtime, "pycocotools"),
+        },
+        makes=("activation.json",),
+    )  # fmt: skip
+
+
 def calibrate(job: Job, phase: Phase, model: ModelFiles) -> ModelFiles:
     """calibrated.json: what is quantized, with ranges from the calibration set."""
     if not phase.calibrate:
@@ -279,8 +308,10 @@ def to_engine(job: Job, name: str, onnx_file: str, again: bool) -> None:
     """engines/NAME: what the target's runtime loads."""
 
     def act(work: Path) -> None:
-        from edgeprune.export.engine import build_engine
+        from edgeprune.export.engine import build_engine, refuse_misread
 
+        if name == "quantized":
+            refuse_misread(job.shop / onnx_file, job.profile.runtime)
         folder = work / "engines" / name
         folder.mkdir(parents=True)
         build_engine(job.profile.runtime, job.shop / onnx_file, folder, quantized=name == "quantized")

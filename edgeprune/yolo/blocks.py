@@ -149,8 +149,13 @@ def swap_activation(model: nn.Module, name: str) -> int:
 
 
 def float_layers(model: nn.Module) -> dict[str, str]:
-    """Convolutions of the stock heads that stay float when the model is quantized, with the reason."""
+    """Convolutions of stock blocks that stay float when the model is quantized, with the reason."""
     found = {}
+    for name, block in model.named_modules():
+        if isinstance(block, (RepConv, RepVGGDW)):
+            for path, inner in block.named_modules(prefix=name):
+                if isinstance(inner, nn.Conv2d):
+                    found[path] = "a branch that export merges with its neighbours: no scale of its own survives that"
     for name, head in model.named_modules():
         if not isinstance(head, Detect):
             continue

@@ -129,6 +129,13 @@ def load(path: Path, seed: int = 0) -> Detector:
             next_step="open it with ultralytics.YOLO(path) to see the whole story",
         ) from error
     _refuse_open_vocabulary(isinstance(model, _OPEN_VOCABULARY), path)
+    if checkpoint.get("modelopt"):
+        raise CheckpointError(
+            "The model was trained with quantization already.",
+            where=f"{path}, entry 'modelopt'",
+            expected="a float model: edgeprune places the one set of scales itself",
+            next_step="bring the checkpoint that the quantized training started from",
+        )
     stored = checkpoint.get("ema") or checkpoint["model"]
     half = checkpoint.get("train_args") is not None and _stored_half(path, stored)
     return Detector(model, {k: v for k, v in checkpoint.items() if k not in {"model", "ema", "optimizer"}}, half)

@@ -59,6 +59,21 @@ class KeepsModule:
             raise CheckpointError("A pruned model is fine-tuned from its checkpoint.", got="a model YAML")
         return weights
 
+    def build_optimizer(self, model: nn.Module, *arguments: Any, **named: Any) -> Any:
+        """The stock one; a module that asks for another rate (`learning_rate_factor`) gets it, without decay."""
+        optimizer = super().build_optimizer(model, *arguments, **named)  # type: ignore[misc]
+        for module in unwrap_model(model).modules():
+            factor = getattr(module, "learning_rate_factor", None)
+            if factor is None:
+                continue
+            own = {id(p) for p in module.parameters(recurse=False)}
+            for group in optimizer.param_groups:
+                group["params"] = [p for p in group["params"] if id(p) not in own]
+            settings = {k: v for k, v in optimizer.param_groups[0].items() if k not in {"params", "param_group"}}
+            settings |= {"lr": settings["lr"] * factor, "weight_decay": 0.0, "param_group": "rate"}
+            optimizer.add_param_group({"params": list(module.parameters(recurse=False)), **settings})
+        return optimizer
+
     def final_eval(self) -> None:
         """Left out: it strips checkpoints that are needed; what counts is measured on the runtime."""
 

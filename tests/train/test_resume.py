@@ -26,8 +26,9 @@ from edgeprune.train.finetune import finetune
 from edgeprune.yolo.stretch import Stretch
 model, view, work, out, distillation = sys.argv[1:]
 finetune(ModelFiles(Path(model)), parent=Path(model), view=Path(view), stretch=Stretch(0, 4, 4), image_size=64,
-    work=Path(work), recipe=Recipe(batch=8, distillation=distillation, torch_device='cpu'), destination=ModelFiles(Path(out)),
-    log=Path(work + '.log'), on_epoch=lambda done, total, fitness: print(done, flush=True))
+    work=Path(work), recipe=Recipe(batch=8, distillation=distillation, torch_device='cpu'),
+    destination=ModelFiles(Path(out)), log=Path(work + '.log'),
+    on_epoch=lambda done, total, fitness: print(done, flush=True))
 """
 
 

@@ -1,0 +1,150 @@
+"""Scales on a model: they come, learn, travel and go."""
+
+from __future__ import annotations
+
+import copy
+import io
+
+import pytest
+import torch
+
+from edgeprune.quant.affine import fake_quantize_weight
+from edgeprune.quant.fake import SCALES, Forced, attach, attached, detach
+from edgeprune.records import Quantization, Scheme
+from edgeprune.yolo.load import untrained
+from tests.quant.test_calibrate import calibrated, pictures
+
+
+@pytest.fixture(scope="module")
+def net() -> tuple[torch.nn.Module, Quantization]:
+    from tests.mute import give_life
+
+    model = untrained("yolov8n.yaml", {0: "a", 1: "b"}, seed=0)
+    give_life(model)
+    return model, calibrated(model, pictures(), activations="asymmetric")
+
+
+IMAGE = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+
+
+def output(model: torch.nn.Module, image: torch.Tensor = IMAGE) -> torch.Tensor:
+    with torch.no_grad():
+        return model(image)[0]
+
+
+def test_a_model_is_itself_again_after_detach(net: tuple[torch.nn.Module, Quantization]) -> None:
+    model, record = copy.deepcopy(net[0]), net[1]
+    before, keys = output(model), set(model.state_dict())
+    attach(model, record)
+    assert attached(model)
+    during = output(model)
+    assert not torch.equal(before, during)
+    assert (before - during).abs().mean() < 0.2 * before.abs().mean()  # quantized, not broken
+    returned = detach(model)
+    assert not attached(model)
+    assert torch.equal(output(model), before)
+    assert set(model.state_dict()) == keys
+    assert not model._forward_hooks
+    assert not model._forward_pre_hooks
+    assert returned.points == record.points
+    for name, entry in record.activations.items():
+        assert returned.activations[name].scale == pytest.approx(entry.scale, rel=1e-5)
+
+
+def test_every_point_is_on_its_grid(net: tuple[torch.nn.Module, Quantization]) -> None:
+    model, record = net
+    values = {point: torch.zeros(0) for point in record.points}
+    seen = Forced(copy.deepcopy(model), record, {})
+    run = {}
+    made = seen.made
+
+    def note(name: str, kind: str, value: object, inputs: object) -> object:
+        result = made(name, kind, value, inputs)
+        if name in values:
+            run[name] = result
+        return result
+
+    seen.made = note  # type: ignore[method-assign]
+    seen.forward(IMAGE)
+    assert set(run) == set(values)
+    for point, value in run.items():
+        entry = record.activations[record.points[point]]
+        steps = value / entry.scale + entry.zero_point
+        assert (steps - steps.round()).abs().max() < 1e-3
+        assert steps.min() >= -128.001
+        assert steps.max() <= 127.001
+
+
+def test_a_copy_and_a_pickle_carry_the_scales(net: tuple[torch.nn.Module, Quantization]) -> None:
+    model = attach(copy.deepcopy(net[0]), net[1])
+    expected = output(model)
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        getattr(twin, SCALES).activation.add_(1.0)
+    assert not torch.equal(output(twin), expected)
+    assert torch.equal(output(model), expected)  # the copy's hooks belong to the copy
+    buffer = io.BytesIO()
+    torch.save(model, buffer)
+    buffer.seek(0)
+    assert torch.equal(output(torch.load(buffer, weights_only=False)), expected)
+
+
+def test_scales_stay_whole_when_the_model_is_halved(net: tuple[torch.nn.Module, Quantization]) -> None:
+    model = attach(copy.deepcopy(net[0]), net[1])
+    before = getattr(model, SCALES).weight.detach().clone()
+    model.half().float()
+    assert torch.equal(getattr(model, SCALES).weight, before)
+
+
+def test_weights_and_scales_learn(net: tuple[torch.nn.Module, Quantization]) -> None:
+    model = attach(copy.deepcopy(net[0]).requires_grad_(True), net[1]).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    predictions = model(IMAGE)
+    (predictions["scores"].square().mean() + predictions["boxes"].square().mean()).backward()
+    optimizer.step()
+    for name in (f"{SCALES}.activation", f"{SCALES}.weight", "model.0.conv.weight"):
+        changed = before[name] != dict(model.named_parameters())[name]
+        assert changed.float().mean() > 0.9, name
+
+
+def test_an_exception_inside_leaves_nothing_behind(net: tuple[torch.nn.Module, Quantization]) -> None:
+    model = attach(copy.deepcopy(net[0]), net[1])
+    expected = output(model)
+    with pytest.raises(RuntimeError):
+        model(torch.rand(1, 5, 64, 64))
+    assert torch.equal(output(model), expected)
+    assert torch.nn.functional.silu(torch.ones(1)) == torch.ones(1) * torch.sigmoid(torch.ones(1))
+
+
+def test_another_model_in_the_same_pass_is_left_alone(net: tuple[torch.nn.Module, Quantization]) -> None:
+    """A parent that teaches runs inside the student's forward, where the loss is computed."""
+    model, record = net
+    parent = copy.deepcopy(model)
+    expected = output(parent)
+    student = attach(copy.deepcopy(model), record)
+    caught = []
+    student.model[-1].register_forward_hook(lambda _m, _i, _o: caught.append(output(parent)))
+    alone = output(attach(copy.deepcopy(model), record))
+    assert torch.equal(output(student), alone)
+    assert torch.equal(caught[0], expected)
+
+
+def test_a_weight_is_computed_with_as_int8_can_hold_it(net: tuple[torch.nn.Module, Quantization]) -> None:
+    model, record = net
+    only_weights = record.model_copy(update={"points": {}})
+    quantized = output(attach(copy.deepcopy(model), only_weights))
+    rounded = copy.deepcopy(model)
+    with torch.no_grad():
+        for name, scales in record.weights.items():
+            weight = rounded.get_submodule(name).weight
+            weight.copy_(fake_quantize_weight(weight, torch.tensor(scales)))
+    assert torch.allclose(quantized, output(rounded), atol=1e-4)
+
+
+def test_a_record_that_contradicts_itself_is_refused() -> None:
+    with pytest.raises(ValueError, match="isn't among the activations"):
+        Quantization(
+            scheme=Scheme(), activations={}, points={"images": "images"}, weights={}, calibration_sha256="0" * 64,
+            observer="minmax",
+        )  # fmt: skip
