@@ -18,7 +18,7 @@ export YOLO_OFFLINE := true
 export ORT_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup targets demo check lint types layers test zoo slow schema clean $(TARGETS)
+.PHONY: help setup targets demo check lint types layers test zoo bench-int8 bench-ptq bench-schedules slow schema clean $(TARGETS)
 
 help: ## this text
 	@echo "make TARGET MODEL=best.pt DATA=data.yaml [RECIPE=recipe.yaml] [CALIBRATION=name] [OUT=build]"
@@ -64,6 +64,16 @@ test: $(READY) ## the tests (those on real data where ../shared is)
 
 zoo: $(READY) ## every model of Ultralytics: channel groups, locked MACs, cut against muted (ZOO="yolov8n yolo11n" for some)
 	@$(BIN)/python -m tests.zoo $(ZOO)
+
+bench-int8: $(READY) ## INT8 against FP32 on both runtimes, SiLU and ReLU, whole and cut (MODEL, DATA, CALIBRATION)
+	@$(BIN)/python -m tests.int8 speed --model "$(MODEL)" --data "$(DATA)" --calibration "$(CALIBRATION)" $(OPTIONS)
+
+bench-ptq: $(READY) ## what quantization alone costs: mAP in torch and on both runtimes (MODEL, DATA, CALIBRATION)
+	@$(BIN)/python -m tests.int8 ptq --model "$(MODEL)" --data "$(DATA)" --calibration "$(CALIBRATION)" $(OPTIONS)
+
+bench-schedules: $(READY) ## qap, prune-then-qat and ptq, three seeds, equal epochs (MODEL, DATA, CALIBRATION; hours)
+	@$(BIN)/python -m tests.schedules --model "$(MODEL)" --data "$(DATA)" --calibration "$(CALIBRATION)" \
+		--out "$(OUT)/schedules" $(OPTIONS)
 
 slow: $(READY) ## the tests that take minutes each
 	@$(BIN)/python -m pytest -m slow

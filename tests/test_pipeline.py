@@ -10,14 +10,18 @@ import sys
 import time
 from pathlib import Path
 
+import onnx
 import pytest
+import torch
 
 import edgeprune
 from edgeprune import stages
 from edgeprune.errors import EdgepruneError
 from edgeprune.job import plan_job
-from edgeprune.records import Bundle, PrunePlan, Report, read_json
+from edgeprune.records import Bundle, Goal, Mixed, PrunePlan, Quantization, Recipe, Report, read_json
 from edgeprune.records.files import sha256_file
+from edgeprune.workshop import Listener
+from edgeprune.yolo.load import load
 
 TARGET = """
 description: a small input for the tests
@@ -83,7 +87,7 @@ def test_plan_of_two_rounds_is_from_the_parent(built: tuple[Path, Report]) -> No
     folder, _ = built
     plan = read_json(folder / "plan.json", PrunePlan, EdgepruneError)
     assert plan.macs_ratio <= 0.5
-    first = read_json(folder / "rounds/1/plan.json", PrunePlan, EdgepruneError)
+    first = read_json(folder / "phases/1/plan.json", PrunePlan, EdgepruneError)
     assert plan.graph_sha256 == first.graph_sha256
     for name, group in plan.groups.items():
         assert set(group.keep) <= set(first.groups[name].keep)
@@ -195,3 +199,105 @@ def test_killed_in_every_stage_ends_in_the_same_build(
         "engines/parent",
     ):
         assert sha256_file(folder / made) == sha256_file(whole / made), made
+
+
+# INT8
+
+
+@pytest.fixture(scope="module")
+def int8_inputs(tmp_path_factory: pytest.TempPathFactory, inputs: dict[str, str]) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("int8")
+    for runtime, placement in (("onnxruntime", "all"), ("openvino", "conv-inputs")):
+        text = TARGET.format(runtime=runtime).replace("[fp32]", "[fp32, int8]")
+        text += f"quantization: {{activations: asymmetric, placement: {placement}}}\n"
+        (folder / f"int8-{runtime}.yaml").write_text(text)
+    selected = edgeprune_command(
+        "calibrate", "select", "--data", inputs["data"], "--size", "8", "--name", "few", "--input-size", "64",
+        "--licence", "synthetic", "--out", str(folder),
+    )  # fmt: skip
+    assert selected.returncode == 0, selected.stderr
+    return {**inputs, "target": str(folder / "int8-onnxruntime.yaml"), "calibration": str(folder / "few.yaml")}
+
+
+def edgeprune_command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "edgeprune", *arguments], capture_output=True, text=True, timeout=600)
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_a_quantized_build_goes_the_whole_way(tmp_path: Path, int8_inputs: dict[str, str], runtime: str) -> None:
+    """qap in two rounds: scales and moments are cut with the model, INT8 is raced beside FP32."""
+    target = int8_inputs["target"].replace("onnxruntime", runtime)
+    report = edgeprune.build(**{**int8_inputs, "target": target}, out=tmp_path)
+    assert isinstance(report, Report)
+    folder = tmp_path / Path(target).stem
+    rows = {f"{row.variant} {row.precision}": row for row in report.rows}
+    assert set(rows) == {"parent fp32", "pruned fp32", "pruned int8"}
+    assert rows["pruned int8"].bytes < 0.5 * rows["pruned fp32"].bytes
+    assert any("convolutions" in note for note in report.notes)
+    record = read_json(folder / "quantization.json", Quantization, EdgepruneError)
+    model = load(folder / "finetuned.pt").model
+    for name, scales in record.weights.items():
+        assert len(scales) == model.get_submodule(name).weight.shape[0]
+    start = read_json(folder / "calibrated.json", Quantization, EdgepruneError)
+    moved = [record.activations[n].scale / entry.scale for n, entry in start.activations.items()]
+    assert sum(abs(ratio - 1) > 1e-4 for ratio in moved) > len(moved) / 2  # scales learned
+    assert (folder / "phases/1/moments.pt").is_file()
+    shop_ran = stages_run_again(int8_inputs, target, tmp_path)
+    assert shop_ran == []
+
+
+def stages_run_again(inputs: dict[str, str], target: str, out: Path) -> list[str]:
+    """Stages that a second build of the same thing runs."""
+    ran: list[str] = []
+
+    class Ear(Listener):
+        def event(self, stage: str, what: str) -> None:
+            if what == "runs":
+                ran.append(stage)
+
+    edgeprune.build(**{**inputs, "target": target}, out=out, listener=Ear())
+    return ran
+
+
+@pytest.mark.parametrize("schedule", ["ptq", "prune-then-qat"])
+def test_every_schedule_ends_in_a_quantized_graph(tmp_path: Path, int8_inputs: dict[str, str], schedule: str) -> None:
+    recipe = Recipe(
+        goal=Goal(macs_ratio=0.5, max_map_drop=0.5), schedule=schedule, epochs=2, batch=8, importance="l2",
+        torch_device="cpu",
+    )  # fmt: skip
+    edgeprune.build(**{**int8_inputs, "recipe": recipe}, out=tmp_path, until="export")
+    folder = tmp_path / "int8-onnxruntime"
+    made = onnx.load(folder / "engines/quantized/model.onnx")
+    assert sum(node.op_type == "QuantizeLinear" for node in made.graph.node) > 100
+    mixed = read_json(folder / "mixed.json", Mixed, EdgepruneError)
+    assert mixed.float_layers == ()
+    assert len(mixed.layers) == 57
+
+
+def test_another_activation_is_priced_and_said(tmp_path: Path, int8_inputs: dict[str, str]) -> None:
+    recipe = Recipe(
+        goal=Goal(macs_ratio=0.5, max_map_drop=0.5), schedule="ptq", epochs=1, batch=8, importance="l2",
+        activation="relu", activation_epochs=1, torch_device="cpu",
+    )  # fmt: skip
+    report = edgeprune.build(**{**int8_inputs, "recipe": recipe}, out=tmp_path)
+    assert isinstance(report, Report)
+    assert any(note.startswith("activation relu: the whole model scores") for note in report.notes)
+    model = load(tmp_path / "int8-onnxruntime/finetuned.pt").model
+    assert not [m for m in model.modules() if isinstance(m, torch.nn.SiLU)]
+    made = onnx.load(tmp_path / "int8-onnxruntime/engines/quantized/model.onnx")
+    assert "Relu" in {node.op_type for node in made.graph.node}
+
+
+def test_int8_without_a_calibration_set_is_refused(tmp_path: Path, int8_inputs: dict[str, str]) -> None:
+    asked = {k: v for k, v in int8_inputs.items() if k != "calibration"}
+    with pytest.raises(EdgepruneError, match="INT8 needs a calibration set"):
+        edgeprune.build(**asked, out=tmp_path)
+    assert not (tmp_path / "int8-onnxruntime").exists()
+
+
+def test_a_checkpoint_that_was_quantized_already_is_refused(tmp_path: Path, inputs: dict[str, str]) -> None:
+    content = torch.load(inputs["model"], weights_only=False)
+    content["modelopt"] = {"state": "whatever ModelOpt keeps"}
+    torch.save(content, tmp_path / "qat.pt")
+    with pytest.raises(EdgepruneError, match=r"quantization already|can't be opened"):
+        load(tmp_path / "qat.pt")

@@ -29,8 +29,9 @@ def first(tmp_path_factory: pytest.TempPathFactory, tiny: Path, scenes: Path) ->
 
 def train(folder: Path, start: ModelFiles, view: Path, parent: Path, stretch: Stretch, name: str) -> None:
     finetune(
-        start, parent=parent, view=view, recipe=Recipe(batch=8, torch_device="cpu", learning_rate=0.001), stretch=stretch,
-        image_size=64, work=folder / name, destination=ModelFiles(folder / f"{name}.pt"), log=folder / f"{name}.log",
+        start, parent=parent, view=view, recipe=Recipe(batch=8, torch_device="cpu", learning_rate=0.001),
+        stretch=stretch, image_size=64, work=folder / name, destination=ModelFiles(folder / f"{name}.pt"),
+        log=folder / f"{name}.log",
     )  # fmt: skip
 
 
@@ -90,8 +91,10 @@ def test_moments_are_cut_with_their_parameters(first: tuple[Path, Path], tmp_pat
     moments = torch.load(tmp_path / "moments.pt", weights_only=True)
     whole = torch.load(folder / "moments.pt", weights_only=True)
     plan = read_json(tmp_path / "plan.json", PrunePlan, ValueError)
-    for name, parameter in load(tmp_path / "cut.pt").model.named_parameters():
-        assert moments[name]["exp_avg"].shape == parameter.shape
+    parameters = dict(load(tmp_path / "cut.pt").model.named_parameters())
+    assert set(moments) == set(whole)  # DFL's weights never had any
+    for name, state in moments.items():
+        assert state["exp_avg"].shape == parameters[name].shape
     keep = plan.layers["model.1.conv"]
     cut = whole["model.1.conv.weight"]["exp_avg_sq"][list(keep.out)][:, list(keep.in_)]
     assert torch.equal(moments["model.1.conv.weight"]["exp_avg_sq"], cut)
