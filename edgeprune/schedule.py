@@ -24,6 +24,10 @@ from itertools import accumulate
 from edgeprune.records import Recipe
 
 
+#: Share of qap's last epochs after which ranges are observed anew.
+OBSERVED_AGAIN = 0.25
+
+
 @dataclass(frozen=True)
 class Phase:
     """One phase.
@@ -79,6 +83,14 @@ def phases(recipe: Recipe, *, int8: bool) -> tuple[Phase, ...]:
         )
         for number in range(1, recipe.rounds + 1)
     ]
+    if quantized:
+        # the ranges that the last cut left are seen only once the model has recovered from it: observed anew then
+        whole = listed.pop()
+        early = max(1, round(whole.epochs * OBSERVED_AGAIN)) if whole.epochs > 1 else 0
+        if early:
+            listed.append(replace(whole, epochs=early))
+            whole = Phase(calibrate=True, epochs=whole.epochs - early, quantized=True)
+        listed.append(whole)
     if schedule in {"ptq", "prune-then-qat"}:
         listed.append(Phase(calibrate=True, epochs=after, quantized=True))
     starts = [0, *accumulate(phase.epochs for phase in listed)]
