@@ -8,7 +8,7 @@ cut, train. The three schedules of a quantized build differ in nothing else.
 | (no int8) | cut and train, `rounds` times |
 | ptq | the same, then calibrate |
 | prune-then-qat | the same with fewer epochs at the end, then calibrate and train quantized |
-| qap | calibrate, then cut and train quantized, `rounds` times |
+| qap | calibrate, then cut and train quantized, `rounds` times; calibrate again on the way |
 
 All epochs of a build share one learning-rate schedule.
 
@@ -23,8 +23,9 @@ from itertools import accumulate
 
 from edgeprune.records import Recipe
 
-
-#: Share of qap's last epochs after which ranges are observed anew.
+#: Share of qap's last epochs after which ranges are observed anew: a net that was cut to half its MACs needs ranges
+#: 20 to 60 % wider than its parent's, some threefold, and learning alone doesn't get there in a few epochs (blood
+#: cells, 8 epochs, one seed: mAP50-95 .591 without, .609 with).
 OBSERVED_AGAIN = 0.25
 
 

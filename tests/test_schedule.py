@@ -17,7 +17,7 @@ def summary(listed: tuple[Phase, ...]) -> list[tuple[object, ...]]:
 @pytest.mark.parametrize(
     ("schedule", "expected"),
     [
-        ("qap", [(True, 0.5, 2, True), (False, 0.25, 8, True)]),
+        ("qap", [(True, 0.5, 2, True), (False, 0.25, 2, True), (True, None, 6, True)]),
         ("prune-then-qat", [(False, 0.5, 2, False), (False, 0.25, 4, False), (True, None, 4, True)]),
         ("ptq", [(False, 0.5, 2, False), (False, 0.25, 8, False), (True, None, 0, True)]),
     ],
