@@ -23,6 +23,7 @@ from edgeprune.records import (
     CalibrationSet,
     Measurement,
     PrunePlan,
+    Quantization,
     Recipe,
     Record,
     Report,
@@ -315,7 +316,9 @@ def schema(
     out: Annotated[Path | None, typer.Option("--out", help="Folder to write one file a record into.")] = None,
 ) -> None:
     """JSON Schemas of the records, for editors."""
-    records: tuple[type[Record], ...] = (TargetProfile, Recipe, CalibrationSet, PrunePlan, Measurement, Bundle, Report)
+    records: tuple[type[Record], ...] = (
+        TargetProfile, Recipe, CalibrationSet, PrunePlan, Quantization, Measurement, Bundle, Report,
+    )  # fmt: skip
     texts = {r.__name__: json.dumps(r.model_json_schema(), indent=2, sort_keys=True) for r in records}
     if out is None:
         sys.stdout.write(json.dumps({k: json.loads(v) for k, v in texts.items()}, indent=2, sort_keys=True) + "\n")

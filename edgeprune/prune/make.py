@@ -22,7 +22,7 @@ from edgeprune.prune import importance
 from edgeprune.prune.allocate import Budget, Limits, allocate
 from edgeprune.prune.apply import apply, compose, make_plan, original_sizes
 from edgeprune.quant import fold
-from edgeprune.quant.fake import attach, with_rounded_weights
+from edgeprune.quant.fake import SCALES, attach, with_rounded_weights
 from edgeprune.records import PrunePlan, Quantization, read_json, write_json
 from edgeprune.records.files import write_bytes
 from edgeprune.records.model import ModelFiles
@@ -132,7 +132,7 @@ def prune_checkpoint(
         write_json(files.quantization, fold.cut(record, plan.layers))
     if request.moments is not None:
         assert files.moments is not None
-        write_bytes(files.moments, cut_moments(request.moments, detector.model, graph, plan))
+        write_bytes(files.moments, cut_moments(request.moments, detector.model, graph, plan, record))
     if before is not None:
         plan = compose(before, plan, parent_graph, CostModel(parent_graph, parent))
     assert files.plan is not None
@@ -158,12 +158,15 @@ def replay(model: Path, plan_file: Path, checkpoint_file: Path, seed: int = 0) -
     return plan
 
 
-def cut_moments(moments: Path, model: nn.Module, graph: ChannelGraph, plan: PrunePlan) -> bytes:
+def cut_moments(
+    moments: Path, model: nn.Module, graph: ChannelGraph, plan: PrunePlan, record: Quantization | None = None
+) -> bytes:
     """The optimizer's moments of the cut model: each is cut as the parameter is that it belongs to.
 
     Args:
         moments: Parameter name -> {'exp_avg', 'exp_avg_sq', 'step'}, as a stretch of training leaves them.
         model: What they belong to, whole.
+        record: Its scales, whose moments are cut too.
     """
     state = torch.load(moments, weights_only=True, map_location="cpu")
     carrier = copy.deepcopy(model)
@@ -174,6 +177,10 @@ def cut_moments(moments: Path, model: nn.Module, graph: ChannelGraph, plan: Prun
         for name, parameter in apply(carrier, graph, plan).named_parameters():
             if name in state:
                 state[name][key] = parameter.detach().clone()
+    scales = state.get(f"{SCALES}.weight")
+    if record is not None and scales is not None:
+        kept = torch.tensor(fold.kept_scales(record, plan.layers))
+        scales |= {key: scales[key][kept] for key in ("exp_avg", "exp_avg_sq")}
     buffer = io.BytesIO()
     torch.save(state, buffer)
     return buffer.getvalue()

@@ -81,6 +81,15 @@ def cut(record: Quantization, layers: Mapping[str, LayerKeep]) -> Quantization:
     )
 
 
+def kept_scales(record: Quantization, layers: Mapping[str, LayerKeep]) -> list[int]:
+    """Which of all weight scales, one convolution's after another's, stay after a cut."""
+    kept, start = [], 0
+    for name, scales in record.weights.items():
+        kept += [start + i for i in (layers[name].out if name in layers else range(len(scales)))]
+        start += len(scales)
+    return kept
+
+
 def _norm(modules: Mapping[str, nn.Module], name: str) -> nn.BatchNorm2d | None:
     """The BatchNorm beside a convolution in one of Ultralytics' blocks."""
     block, _, leaf = name.rpartition(".")

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import copy
+import io
+from pathlib import Path
 
 import pytest
 import torch
 
-from edgeprune.prune.make import channel_graph
+from edgeprune.graph.cost import CostModel
+from edgeprune.prune.apply import make_plan
+from edgeprune.prune.make import channel_graph, cut_moments
 from edgeprune.quant.affine import LIMIT, along, quantize
-from edgeprune.quant.fake import attach, detach
+from edgeprune.quant.fake import SCALES, attach, detach
 from edgeprune.quant.fold import cut, fold
 from edgeprune.records import LayerKeep, Quantization
 from edgeprune.yolo.export import fused
@@ -71,6 +75,22 @@ def test_points_follow_the_batch_norm_into_its_convolution(net: tuple[torch.nn.M
     assert len(folded.points) == len(record.points)
     if record.scheme.placement == "all":
         assert folded.points["model.0.conv"] == "model.0.conv"
+
+
+def test_moments_of_scales_are_cut_as_the_scales_are(net: tuple[torch.nn.Module, Quantization], tmp_path: Path) -> None:
+    model, record = net
+    graph = channel_graph(model, (64, 64))
+    keeps = random_keeps(graph, seed=5, ratio=0.4)
+    plan = make_plan(
+        graph, CostModel(graph, model), keeps, importance="random", scope="uniform", channel_multiple=1, seed=0
+    )
+    flat = torch.tensor([s for line in record.weights.values() for s in line])
+    moments = {"exp_avg": flat, "exp_avg_sq": flat**2, "step": torch.tensor(3.0)}
+    torch.save({f"{SCALES}.weight": moments}, tmp_path / "moments.pt")
+    made = torch.load(io.BytesIO(cut_moments(tmp_path / "moments.pt", model, graph, plan, record)))
+    expected = torch.tensor([s for line in cut(record, plan.layers).weights.values() for s in line])
+    assert len(expected) < len(flat)
+    assert torch.equal(made[f"{SCALES}.weight"]["exp_avg"], expected)
 
 
 def test_cut_equals_muted_while_quantized(net: tuple[torch.nn.Module, Quantization]) -> None:
