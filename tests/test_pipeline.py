@@ -240,7 +240,7 @@ def test_a_quantized_build_goes_the_whole_way(tmp_path: Path, int8_inputs: dict[
         assert len(scales) == model.get_submodule(name).weight.shape[0]
     start = read_json(folder / "calibrated.json", Quantization, EdgepruneError)
     moved = [record.activations[n].scale / entry.scale for n, entry in start.activations.items()]
-    assert sum(abs(ratio - 1) > 1e-4 for ratio in moved) > len(moved) / 2  # scales learned
+    assert sum(abs(ratio - 1) > 1e-4 for ratio in moved) > len(moved) / 5  # scales learned, in three steps
     assert (folder / "phases/1/moments.pt").is_file()
     shop_ran = stages_run_again(int8_inputs, target, tmp_path)
     assert shop_ran == []

@@ -37,10 +37,12 @@ def test_a_float_target_knows_no_quantization_whatever_the_schedule() -> None:
 
 
 def test_another_activation_has_a_phase_of_its_own_before_anything_is_cut() -> None:
-    listed = phases(Recipe(goal=GOAL, activation="relu", activation_epochs=3, epochs=8), int8=True)
+    recipe = Recipe(goal=GOAL, activation="relu", activation_epochs=3, epochs=8)
+    listed = phases(recipe, int8=False)
     assert [(p.swap, p.macs_ratio, p.epochs, p.first_epoch) for p in listed] == [
         (True, None, 3, 0), (False, 0.25, 8, 3),
     ]  # fmt: skip
+    assert [p.swap for p in phases(recipe, int8=True)] == [True, False, False]
 
 
 def test_only_the_last_of_each_kind_lies_in_the_build_s_own_folder() -> None:
