@@ -111,7 +111,10 @@ def _between(
     for conv in convolutions:
         result = next((op for op in readers.get(conv.name, []) if op.kind == _NORM), conv)
         after = readers.get(result.name, [])
-        if not (scheme.activations == "asymmetric" and all(op.kind in {"relu", "relu6", "hardtanh"} for op in after)):
+        relu = after and all(op.kind in {"relu", "relu6", "hardtanh"} for op in after)
+        if relu and scheme.activations == "asymmetric":
+            yield from (op.name for op in after)  # whoever reads it: it is the convolution's result
+        else:
             yield result.name
         for op in after:
             if op.kind == "sigmoid" and op.name.endswith(":gate"):
