@@ -68,7 +68,7 @@ def test_one_graph_scores_the_same_on_both_runtimes_and_close_to_float(
 
 
 def test_tensorrt_s_builder_makes_every_convolution_int8(built: tuple[Path, Quantization]) -> None:
-    pytest.importorskip("tensorrt_rtx")
+    pytest.importorskip("tensorrt_rtx_bindings")
     folder, record = built
     report = gate(tensorrt_form(onnx.load(folder / "quantized.onnx")), "blood cells")
     assert report.int8 == len(record.weights) == 57
@@ -81,7 +81,9 @@ def test_the_layer_that_hurts_goes_back_to_float_and_is_named(
     sick = onnx.load(folder / "quantized.onnx")
     graph = Graph(sick)
     layer = "model.15.cv1.conv"
-    graph.put(f"{layer}.weight_scale", graph.values(f"{layer}.weight_scale") * np.float32(40))  # three levels are left
+    graph.put(
+        f"{layer}.weight_scale", graph.values(f"{layer}.weight_scale") * np.float32(150)
+    )  # one level is left, if any
     graph.write()
     onnx.save(sick, tmp_path / "sick.onnx")
     profile = find_target("openvino-x86-int8")
@@ -89,7 +91,7 @@ def test_the_layer_that_hurts_goes_back_to_float_and_is_named(
     found = mix(
         tmp_path / "sick.onnx", folder / "float.onnx",
         parent=build_engine("openvino", folder / "float.onnx", tmp_path / "parent"), profile=profile, data=cells,
-        calibration=cells.splits["train"][:8], max_map_drop=0.02,
+        calibration=cells.splits["train"][:8], max_map_drop=0.015,
         destination=tmp_path / "mixed.onnx", record=tmp_path / "mixed.json",
     )  # fmt: skip
     assert found.whole < found.wanted
