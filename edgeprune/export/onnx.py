@@ -36,11 +36,16 @@ def export_onnx(checkpoint: Path, destination: Path, height: int, width: int, li
     with tempfile.TemporaryDirectory() as folder:
         model = onnx.load(to_onnx(checkpoint, Path(folder), height, width))
     stock = {p.key: p.value for p in model.metadata_props if p.key not in _CLOCK}
-    del model.metadata_props[:]
-    stock |= {f"edgeprune.{key}": value for key, value in lineage.items()}
-    onnx.helper.set_model_props(model, dict(sorted(stock.items())))
+    describe(model, stock, lineage)
     onnx.checker.check_model(model)
     write_bytes(destination, model.SerializeToString(deterministic=True))
+
+
+def describe(model: onnx.ModelProto, stock: Mapping[str, str], lineage: Mapping[str, str]) -> None:
+    """Write the metadata: what Ultralytics' readers expect, and the lineage under 'edgeprune.'. Mutates."""
+    del model.metadata_props[:]
+    stated = {**stock, **{f"edgeprune.{key}": value for key, value in lineage.items()}}
+    onnx.helper.set_model_props(model, dict(sorted(stated.items())))
 
 
 def metadata(file: Path) -> dict[str, str]:

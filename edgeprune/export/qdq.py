@@ -4,7 +4,8 @@ Rules:
 - Activations: int8, per tensor, a Q/DQ pair where the tensor is made, for all that read it.
 - Weights: FP32 -> QuantizeLinear -> DequantizeLinear, per output channel (axis 0), zero point 0; bias FP32. FP32
   weights stay in this file, so that a layer can go back to float (`as_float`) and every form be made from it.
-- A model that is quantized already is refused by the node or the entry that says so.
+- A checkpoint that is quantized already is refused where it is opened (yolo/load.py), a graph that isn't this one
+  where forms are made.
 
 The forms that runtimes load are in forms.py; TensorRT's in tensorrt.py.
 """
@@ -22,7 +23,7 @@ import onnxslim
 from onnx import helper, numpy_helper
 
 from edgeprune.errors import ExportError
-from edgeprune.export.onnx import metadata
+from edgeprune.export.onnx import describe, metadata
 from edgeprune.quant.fake import SCALES, attach
 from edgeprune.quant.fold import fold
 from edgeprune.records.files import write_bytes
@@ -54,8 +55,7 @@ def export_qdq(
     traced = onnx.load_from_string(trace_onnx(attach(plain, record, exporting=True), height, width))
     _name_pairs(traced, getattr(plain, SCALES).exported)
     graph = quantize_weights(onnxslim.slim(traced), record)
-    stated = {**metadata(like), **{f"edgeprune.{key}": value for key, value in lineage.items()}}
-    onnx.helper.set_model_props(graph, dict(sorted(stated.items())))
+    describe(graph, metadata(like), lineage)
     onnx.checker.check_model(graph)
     write_bytes(destination, graph.SerializeToString(deterministic=True))
 

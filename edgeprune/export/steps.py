@@ -2,7 +2,8 @@
 
 Rules:
 - The reference is the graph itself, every operator by itself: ONNX Runtime with all optimisations off. On small nets
-  it equals ONNX's reference evaluator to the bit (tests/export/test_steps.py).
+  it is ONNX's reference evaluator but for values on a tie, where sums in another order fall to the other side
+  (tests/export/test_quantized.py).
 - Each quantized tensor is compared with what the runtime makes of the reference's own inputs: behind each pair of
   Q/DQ the reference's values go on. Otherwise a value that lies on a tie would fall to the other side somewhere, and
   some forty quantized layers would carry that one step everywhere.
@@ -59,7 +60,8 @@ def check_steps(
         ParityError: A tensor is off by more than a step; names it.
     """
     model = onnx.load(graph_file)
-    points = {q.name.removesuffix("/Q"): float(Graph(model).values(q.input[1])) for q, _ in Graph(model).pairs()}
+    graph = Graph(model)
+    points = {q.name.removesuffix("/Q"): float(graph.values(q.input[1])) for q, _ in graph.pairs()}
     expected = [_reference(model, points, image[None]) for image in images]
     pairs = list(zip(images, expected, strict=True))
     compared = {
@@ -160,6 +162,6 @@ def _in_torch(
     runs = []
     for image, values in zip(images, expected, strict=True):
         run = Forced(plain, record, {point: torch.from_numpy(values[point]) for point in points})
-        output = run.forward(torch.from_numpy(image[None]))
+        output = run.run(torch.from_numpy(image[None]))
         runs.append({**{point: made.numpy() for point, made in run.found.items()}, OUTPUT: output.numpy()})
     return runs

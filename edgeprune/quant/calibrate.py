@@ -82,11 +82,11 @@ def calibrate(
     ends = _Ends(model, placement, len(images))
     for number, (image, given) in enumerate(zip(images, pixels, strict=True)):
         ends.begin(number, image.name)
-        _run(model, ends, given)
+        ends.run(given)
         on_image(number + 1, 2 * len(images))
     counts = _Counts(model, placement, ends)
     for number, given in enumerate(pixels):
-        _run(model, counts, given)
+        counts.run(given)
         on_image(len(images) + number + 1, 2 * len(images))
     notes = [*ends.outliers([image.name for image in images])]
     activations = {}
@@ -184,13 +184,6 @@ def _range(name: str, ends: _Ends, counts: _Counts, scheme: Scheme, observer: Ob
         return 0.0, 1.0
     low, high = ends.of(name)
     return choose_range(counts.of[name], low, high, observer, symmetric=scheme.activations == "symmetric")
-
-
-def _run(model: nn.Module, watch: Watch, image: torch.Tensor) -> None:
-    with torch.no_grad():
-        given = watch.image(image)
-        with watch:
-            model(given)
 
 
 class _Watched(Watch):

@@ -138,7 +138,7 @@ class Forced(_FakeQuantized):
 
     def __init__(self, model: nn.Module, record: Quantization, values: Mapping[str, torch.Tensor]) -> None:
         super().__init__(model, Scales(record))
-        self._model, self._values = model, values
+        self._values = values
         self.found: dict[str, torch.Tensor] = {}
 
     def made(self, name: str, kind: str, value: Any, inputs: Any) -> Any:
@@ -147,14 +147,6 @@ class Forced(_FakeQuantized):
             return value
         self.found[name] = value.detach().clone()
         return self._values[name]
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """The model's output for an image."""
-        with torch.no_grad():
-            given = self.image(image)
-            with self:
-                result: torch.Tensor = self._model(given)
-        return result
 
 
 class _QdqPair(torch.autograd.Function):

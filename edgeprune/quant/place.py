@@ -18,7 +18,7 @@ Sources: NVIDIA TensorRT, 'Explicit Quantization' (Q/DQ placement recommendation
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,10 +66,7 @@ class Placement:
 def operators(model: nn.Module, image: torch.Tensor) -> tuple[Operator, ...]:
     """Run `model` once and note every operator."""
     tracer = _Tracer(model)
-    with torch.no_grad():
-        given = tracer.image(image)
-        with tracer:
-            model(given)
+    tracer.run(image)
     return tuple(tracer.operators)
 
 
@@ -81,13 +78,12 @@ def place(program: Sequence[Operator], scheme: Scheme, float_layers: Iterable[st
         scheme: The target's.
         float_layers: Convolutions that stay float.
     """
-    by_name = {op.name: op for op in program}
     stays_float = set(float_layers)
     convolutions = [op for op in program if op.kind == "conv2d" and op.name not in stays_float]
     classes = _Classes(program)
     wanted = {classes.of(op.inputs[0]) for op in convolutions}
     if scheme.placement == "all":
-        wanted |= {classes.of(name) for name in _between(program, by_name, convolutions, wanted, classes, scheme)}
+        wanted |= {classes.of(name) for name in _between(program, convolutions, wanted, classes, scheme)}
     points = {}
     for op in program:
         if op.kind not in MOVES and classes.of(op.name) in wanted and not _folded(op, program):
@@ -97,7 +93,6 @@ def place(program: Sequence[Operator], scheme: Scheme, float_layers: Iterable[st
 
 def _between(
     program: Sequence[Operator],
-    by_name: Mapping[str, Operator],
     convolutions: Sequence[Operator],
     wanted: set[str],
     classes: _Classes,

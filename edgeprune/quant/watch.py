@@ -39,6 +39,7 @@ class Watch(TorchFunctionMode):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
+        self._model = model
         self.convolutions = {id(m.weight): name for name, m in model.named_modules() if isinstance(m, nn.Conv2d)}
         self._place: str | None = None
         self._seen: Counter[str] = Counter()
@@ -56,6 +57,13 @@ class Watch(TorchFunctionMode):
         self._place, self._seen = IMAGE, Counter()
         result: torch.Tensor = self.made(IMAGE, "image", image, ())
         return result
+
+    def run(self, image: torch.Tensor) -> Any:
+        """One pass of the model, watched, without gradients. Returns what the model returns."""
+        with torch.no_grad():
+            given = self.image(image)
+            with self:
+                return self._model(given)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

@@ -11,13 +11,21 @@ import difflib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgeprune.errors import EdgepruneError
 from edgeprune.records import files
+
+#: Batch (1), channels, height, width in pixels of a static input.
+InputShape = tuple[
+    Literal[1],
+    Annotated[int, Field(ge=1, le=4)],
+    Annotated[int, Field(ge=32, le=4096)],
+    Annotated[int, Field(ge=32, le=4096)],
+]
 
 
 class Record(BaseModel):

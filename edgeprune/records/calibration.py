@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import Field, field_validator
 
-from edgeprune.records.base import Record
+from edgeprune.records.base import InputShape, Record
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]*$"
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -50,12 +50,7 @@ class CalibrationSet(Record):
     """Seed of the choice."""
     preprocessing: Literal["letterbox"] = "letterbox"
     """How an image becomes an input: RGB, scaled to fit, padded with grey 114, 0..1; `edgeprune.runtime.preprocess`."""
-    input_shape: tuple[
-        Literal[1],
-        Annotated[int, Field(ge=1, le=4)],
-        Annotated[int, Field(ge=32, le=4096)],
-        Annotated[int, Field(ge=32, le=4096)],
-    ]
+    input_shape: InputShape
     """Batch (1), channels, height, width in pixels that the images are letterboxed to."""
     images: tuple[CalibrationImage, ...] = Field(min_length=1)
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
-from edgeprune.records.base import Record
+from edgeprune.records.base import InputShape, Record
 from edgeprune.records.quantization import Scheme
 
 Runtime = Literal["onnxruntime", "openvino"]
@@ -25,12 +25,7 @@ class TargetProfile(Record):
     """The library that executes the engine."""
     device: Literal["local"] = "local"
     """Where it runs: this machine."""
-    input_shape: tuple[
-        Literal[1],
-        Annotated[int, Field(ge=1, le=4)],
-        Annotated[int, Field(ge=32, le=4096)],
-        Annotated[int, Field(ge=32, le=4096)],
-    ]
+    input_shape: InputShape
     """Batch (1), channels, height, width in pixels of the engine's static input."""
     precisions: tuple[Precision, ...] = ("fp32",)
     """Arithmetic to race on the target. What the hardware doesn't have is left out, and the report says so."""

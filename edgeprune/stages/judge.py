@@ -40,10 +40,10 @@ def verify(job: Job, model: ModelFiles, again: bool = False) -> None:
         from edgeprune.yolo.load import load_detector
 
         images = job.data.splits["val"]
+        probes = probe_images(job)[:4]
         parities, accuracies = [], []
         for engine in engines(job):
             variant = engine.name.split()[0]
-            probes = probe_images(job)[:4]
             if engine.precision == "int8":
                 assert model.quantization is not None
                 parities.append(

@@ -65,7 +65,7 @@ def test_every_point_is_on_its_grid(net: tuple[torch.nn.Module, Quantization]) -
         return result
 
     seen.made = note  # type: ignore[method-assign]
-    seen.forward(IMAGE)
+    seen.run(IMAGE)
     assert set(run) == set(values)
     for point, value in run.items():
         entry = record.activations[record.points[point]]
