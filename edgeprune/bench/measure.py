@@ -16,7 +16,6 @@ benchmarking in reasonable time' (randomised interleaving, bootstrap over the hi
 from __future__ import annotations
 
 import json
-import platform
 import subprocess
 import sys
 import tempfile
@@ -30,10 +29,10 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeprune.errors import DeviceError
+from edgeprune.machine import cores, environment
 from edgeprune.records import BenchRun, Comparison, Latency, Measurement
 from edgeprune.records.files import sha256_file
 from edgeprune.runtime.preprocess import Floats
-from edgeprune.runtime.session import cores
 
 #: Rounds of a full run; with 40 pairs the bootstrap interval of a 2 % difference is usually clear of 1.
 ROUNDS = 40
@@ -142,18 +141,6 @@ def compare(build: Measurement, parent: Measurement, *, seed: int = 0) -> Compar
     )  # fmt: skip
 
 
-def environment() -> dict[str, str]:
-    """The machine, in words that go with every figure."""
-    return {
-        "machine": platform.machine(),
-        "system": f"{platform.system()} {platform.release()}",
-        "cpu": _cpu_name(),
-        "cores": str(cores()),
-        "governor": _read(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")) or "not reported",
-        "python": platform.python_version(),
-    }
-
-
 class _Worker:
     """A process with one engine in it."""
 
@@ -223,17 +210,3 @@ def _warm_up(worker: _Worker) -> int:
 
 def _block_medians(measurement: Measurement) -> npt.NDArray[np.float64]:
     return np.array([np.median(block) for block in measurement.blocks_ms])
-
-
-def _cpu_name() -> str:
-    for line in _read(Path("/proc/cpuinfo")).splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return _read(Path("/sys/firmware/devicetree/base/model")).rstrip("\0") or platform.processor() or "unknown"
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace").strip()
-    except OSError:
-        return ""

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from edgeprune.bench.measure import environment
 from edgeprune.errors import DeviceError
 from edgeprune.job import list_targets
+from edgeprune.machine import environment
 from edgeprune.records.target import PRECISIONS
 from edgeprune.runtime.session import available
 

@@ -10,7 +10,6 @@ Sources: onnxruntime.SessionOptions; OpenVINO `hint.inference_precision` ('f32',
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from edgeprune.errors import DeviceError, EdgepruneError, missing_package
+from edgeprune.machine import cores
 from edgeprune.runtime.preprocess import Floats
 
 
@@ -122,11 +122,6 @@ def _quiet(ort: Any) -> Any:
     options = ort.SessionOptions()
     options.log_severity_level = 3
     return options
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class OnnxRuntimeSession:

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import random
 import sys
 from collections.abc import Callable
@@ -43,6 +42,7 @@ from ultralytics.utils import RANK
 from ultralytics.utils.torch_utils import unwrap_model
 
 from edgeprune.errors import CheckpointError
+from edgeprune.machine import cores
 from edgeprune.records import files
 from edgeprune.yolo.log import logged
 from edgeprune.yolo.stretch import Stretch
@@ -145,7 +145,7 @@ class WrapLoss:
 def use_whole_cpu(trainer: Any) -> None:
     """Callback: all cores and channels-last where training runs on the CPU."""
     if trainer.device.type == "cpu":
-        torch.set_num_threads(os.cpu_count() or 1)
+        torch.set_num_threads(cores())
         for model in (unwrap_model(trainer.model), trainer.ema.ema):
             model.to(memory_format=torch.channels_last)
 
