@@ -6,10 +6,14 @@ Rules:
   with the result of every convolution as an output, in the same runtime and precision, and the first
   tensor that is off is named.
 - Boxes and scores share one output tensor and are compared apart: a box in pixels would hide any score.
+- In BF16 a box counts where a detection can come of it, its score over the validator's threshold in torch or in the
+  engine. Elsewhere it is the mean of a flat distribution, which says nothing (blood cells, 40 images: off by up to
+  54 of 387 pixels, and by at most 8.6 where it counts). In FP32 every box counts.
 - Tolerances are relative to the tensor's largest value, since a sum's error grows with its terms.
 
 Tolerances: FP32 1e-3 (kernels sum in another order; measured here: 1e-6 to 1e-5, Winograd kernels reach
-1e-4); BF16 8e-2 (8 bits of mantissa, 2^-8 a product, over some 60 layers; measured here: up to 4e-2).
+1e-4); BF16 8e-2 (8 bits of mantissa, 2^-8 a product, over some 60 layers; measured here: scores up to 6.1e-2, boxes
+2.3e-2).
 """
 
 from __future__ import annotations
@@ -19,12 +23,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import torch
 
 from edgeprune.errors import ParityError
 from edgeprune.export.engine import build_engine, engine_file
 from edgeprune.records import Parity, TensorParity
+from edgeprune.runtime.decode import Thresholds
 from edgeprune.runtime.preprocess import Floats
 from edgeprune.runtime.session import open_session
 from edgeprune.yolo.export import fused
@@ -55,9 +61,10 @@ def check_parity(
     with torch.no_grad():
         expected = np.concatenate([reference(torch.from_numpy(image[None])).numpy() for image in images])
     got = np.concatenate([session.run(image[None])[0] for image in images])
+    boxes = _boxes_that_count(expected, got) if precision == "bf16" else slice(None)
     tensors = tuple(
-        _compare(f"{session.output_names[0]} ({part})", expected[:, rows], got[:, rows], precision)
-        for part, rows in (("boxes", slice(0, 4)), ("scores", slice(4, None)))
+        _compare(f"{session.output_names[0]} ({part})", expected[:, rows][counted], got[:, rows][counted], precision)
+        for part, rows, counted in (("boxes", slice(0, 4), boxes), ("scores", slice(4, None), slice(None)))
     )
     drift = None
     if not all(tensor.holds for tensor in tensors):
@@ -108,6 +115,14 @@ def _compare(tensor: str, expected: Floats, got: Floats, precision: str) -> Tens
         scale=float(np.abs(expected).max()),
         tolerance=TOLERANCE[precision],
     )
+
+
+def _boxes_that_count(expected: Floats, got: Floats) -> npt.NDArray[np.bool_]:
+    """Which boxes of outputs (n, 4 + classes, anchors) a detection can come of, shape (n, 4, anchors); all, if none."""
+    counted = np.maximum(expected[:, 4:], got[:, 4:]).max(1, keepdims=True) > Thresholds().score
+    if not counted.any():
+        counted[:] = True
+    return np.repeat(counted, 4, axis=1)
 
 
 def _module_of(tensor: str) -> str:

@@ -14,7 +14,7 @@ from edgeprune.demo import NAMES
 from edgeprune.errors import ExportError, ParityError
 from edgeprune.export.engine import build_engine, engine_file
 from edgeprune.export.onnx import export_onnx, metadata, tensor_specs
-from edgeprune.export.parity import check_parity
+from edgeprune.export.parity import _boxes_that_count, check_parity
 from edgeprune.yolo.checkpoint import pack
 from edgeprune.yolo.load import load, untrained
 from tests.mute import give_life
@@ -97,6 +97,16 @@ def test_first_tensor_that_drifts_is_named(
     artifact = build_engine(runtime, tmp_path / "broken.onnx", tmp_path / "engine")
     with pytest.raises(ParityError, match=rf"first tensor that drifts: {broken}\n"):
         check_parity("e", load(alive).model, tmp_path / "broken.onnx", runtime, artifact, "fp32", images)
+
+
+def test_boxes_count_in_bf16_where_a_detection_can_come_of_them() -> None:
+    expected = np.zeros((1, 6, 3), np.float32)
+    expected[0, 5] = 0.0, 0.0005, 0.4
+    got = expected.copy()
+    got[0, 4, 0] = 0.002  # the engine is surer than torch
+    assert _boxes_that_count(expected, got)[0].tolist() == [[True, False, True]] * 4
+    nobody = np.zeros((1, 6, 3), np.float32)
+    assert _boxes_that_count(nobody, nobody).all()
 
 
 def _path(name: str) -> str:
