@@ -8,7 +8,7 @@ cut, train. The three schedules of a quantized build differ in nothing else.
 | (no int8) | cut and train, `rounds` times |
 | ptq | the same, then calibrate |
 | prune-then-qat | the same with fewer epochs at the end, then calibrate and train quantized |
-| qap | calibrate, then cut and train quantized, `rounds` times; calibrate again on the way |
+| qap | calibrate, then cut and train quantized, `rounds` times; ranges are followed at first, then calibrated anew |
 
 All epochs of a build share one learning-rate schedule.
 
@@ -23,10 +23,8 @@ from itertools import accumulate
 
 from edgeprune.records import Recipe
 
-#: Share of qap's last epochs after which ranges are observed anew: a net that was cut to half its MACs needs ranges
-#: 20 to 60 % wider than its parent's, some threefold, and learning alone doesn't get there in a few epochs (blood
-#: cells, 8 epochs, one seed: mAP50-95 .591 without, .609 with).
-OBSERVED_AGAIN = 0.25
+#: Share of qap's last epochs in which ranges are followed, before they are observed on the calibration set and learned.
+FOLLOWED = 0.25
 
 
 @dataclass(frozen=True)
@@ -40,6 +38,7 @@ class Phase:
         macs_ratio: MACs that may stay, of the parent's; None where nothing is cut.
         epochs: Of training; 0 for none.
         quantized: Whether it cuts and trains with fake-quantization.
+        follow: Whether its training follows ranges instead of learning them, since a later phase observes them anew.
         first_epoch, all_epochs: Where its epochs lie among the build's.
         last: What no later phase does again, of 'calibrate', 'cut' and 'train'.
     """
@@ -50,6 +49,7 @@ class Phase:
     macs_ratio: float | None = None
     epochs: int = 0
     quantized: bool = False
+    follow: bool = False
     first_epoch: int = 0
     all_epochs: int = 0
     last: frozenset[str] = frozenset()
@@ -81,17 +81,18 @@ def phases(recipe: Recipe, *, int8: bool) -> tuple[Phase, ...]:
             macs_ratio=recipe.goal.macs_ratio ** (number / recipe.rounds),
             epochs=recipe.epochs - after if number == recipe.rounds else recipe.round_epochs,
             quantized=quantized,
+            follow=quantized,
         )
         for number in range(1, recipe.rounds + 1)
     ]
     if quantized:
         # the ranges that the last cut left are seen only once the model has recovered from it: observed anew then
         whole = listed.pop()
-        early = max(1, round(whole.epochs * OBSERVED_AGAIN)) if whole.epochs > 1 else 0
+        early = max(1, round(whole.epochs * FOLLOWED)) if whole.epochs > 1 else 0
         if early:
             listed.append(replace(whole, epochs=early))
             whole = Phase(calibrate=True, epochs=whole.epochs - early, quantized=True)
-        listed.append(whole)
+        listed.append(replace(whole, follow=False))
     if schedule in {"ptq", "prune-then-qat"}:
         listed.append(Phase(calibrate=True, epochs=after, quantized=True))
     starts = [0, *accumulate(phase.epochs for phase in listed)]

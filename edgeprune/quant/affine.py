@@ -57,6 +57,13 @@ def asymmetric(low: float, high: float) -> tuple[float, int]:
     return scale, min(max(LOW - round(low / scale), LOW), HIGH)
 
 
+def scale_for(low: float, high: float, zero_point: int) -> float:
+    """The least scale with which low..high isn't saturated, for a zero point that is given; 0 where any would do."""
+    above = high / (HIGH - zero_point) if zero_point < HIGH else 0.0
+    below = low / (LOW - zero_point) if zero_point > LOW else 0.0
+    return max(above, below, 0.0)
+
+
 def fake_quantize_activation(x: torch.Tensor, scale: torch.Tensor, zero_point: int) -> torch.Tensor:
     """`x` as INT8 can hold it, with gradients for `x` and for `scale` (one element)."""
     return _FakeQuantize.apply(x, scale, zero_point, LOW, HIGH, 1 / math.sqrt(x[0].numel() * HIGH))

@@ -5,38 +5,50 @@ Rules:
   two hooks, which watch its forward passes; so the stock trainer, its EMA and its checkpoints carry everything,
   and `detach` gives back the stock model and the record.
 - Scales are learned as logarithms: a step of Adam then changes every scale by the same share, whatever its size
-  (TQT, Jain et al. 2020, section 3.2). They stay FP32 when the model is halved.
+  (TQT, Jain et al. 2020, section 3.2). The logarithm is that of the factor to the scale in the record, so that a scale
+  which hasn't learned is the record's to the bit: SiLU piles values up at its minimum, and where that lies near a tie,
+  the last digit of a scale decides of a thousandth of a tensor. They stay FP32 when the model is halved.
 - Weights are quantized as they are, before BatchNorm. Scales per output channel commute with a scaling of the
   channel, so BatchNorm may live on while training, and folds into weights and scales alike on export: the
   integers that were trained are the integers that are exported.
 - A tensor is quantized where it is made, once, for all that read it.
+- Right after a cut ranges are not learned but *followed*: a net that was cut to half its MACs needs ranges 20 to 60 %
+  wider than its parent's, some of them threefold, and would spend its first epochs training against clipping. Each
+  scale is then a moving average of what the batches needed (Krishnamoorthi 2018, 'Quantizing deep convolutional
+  networks for efficient inference', section 3.1; torch.ao's MovingAverageMinMaxObserver).
 """
 
 from __future__ import annotations
 
 import copy
+import math
 import weakref
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
-from edgeprune.quant.affine import fake_quantize_activation, fake_quantize_weight
+from edgeprune.quant.affine import fake_quantize_activation, fake_quantize_weight, scale_for
 from edgeprune.quant.watch import Watch
 from edgeprune.records.quantization import Affine, Quantization
 
 #: Name of the submodule that `attach` adds.
 SCALES = "edgeprune_scales"
 _MIN_SCALE = 1e-12
+#: Weight of the newest batch where ranges are followed: the last ten count, a net of a few hundred images has hardly
+#: more in an epoch.
+_NEWEST = 0.1
 
 
 class Scales(nn.Module):
     """The scales of one model as parameters.
 
     Attributes:
-        activation: Log of the scale of every entry of the record's `activations`, in its order.
-        weight: Log of the scales of all weights, one after another.
+        activation: Log of what the scale of every entry of the record's `activations` is multiplied by, in its order.
+        weight: The same for the scales of all weights, one after another.
+        follow: Whether training follows the activations' ranges instead of learning them.
         exported: The quantized tensors of the last export, in the order in which they were made.
     """
 
@@ -44,13 +56,21 @@ class Scales(nn.Module):
     #: while the ranges of a net that was cut to half its MACs grow by 20 to 60 %, some of them threefold.
     learning_rate_factor = 10.0
 
-    def __init__(self, record: Quantization) -> None:
+    _activations: torch.Tensor
+    _weights: torch.Tensor
+
+    def __init__(self, record: Quantization, *, follow: bool = False) -> None:
         super().__init__()
         self.record = record
+        self.follow = follow
         self.exported: list[str] = []
-        entries = list(record.activations.values())
-        self.activation = nn.Parameter(torch.tensor([e.scale for e in entries]).log())
-        self.weight = nn.Parameter(torch.tensor([s for line in record.weights.values() for s in line]).log())
+        # not among the state that an EMA averages
+        activations = torch.tensor([entry.scale for entry in record.activations.values()])
+        weights = torch.tensor([scale for line in record.weights.values() for scale in line])
+        self.register_buffer("_activations", activations, persistent=False)
+        self.register_buffer("_weights", weights, persistent=False)
+        self.activation = nn.Parameter(torch.zeros_like(activations))
+        self.weight = nn.Parameter(torch.zeros_like(weights))
         order = {name: index for index, name in enumerate(record.activations)}
         self.points = {
             point: (order[name], record.activations[name].zero_point) for point, name in record.points.items()
@@ -64,10 +84,21 @@ class Scales(nn.Module):
         super()._apply(fn, recurse)
         return self
 
+    def scales(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scales of activations and of weights, as they are now."""
+        return self._activations * self.activation.exp(), self._weights * self.weight.exp()
+
+    def move_towards(self, needed: Mapping[int, float]) -> None:
+        """Move scales towards what a batch needed: place in `activation` -> scale."""
+        with torch.no_grad():
+            scales = self.scales()[0]
+            for index, scale in needed.items():
+                moved = scales[index] + _NEWEST * (scale - scales[index])
+                self.activation[index] = (moved / self._activations[index]).log()
+
     def to_record(self) -> Quantization:
         """The record with the scales as they are now."""
-        activation = self.activation.detach().double().exp().float().tolist()
-        weight = self.weight.detach().double().exp().float().tolist()
+        activation, weight = (scales.tolist() for scales in self.scales())
         return self.record.model_copy(
             update={
                 "activations": {
@@ -88,8 +119,10 @@ class _FakeQuantized(Watch):
     def __init__(self, model: nn.Module, scales: Scales) -> None:
         super().__init__(model)
         self.scales = scales
-        self._activation_scales = scales.activation.exp()
-        self._weight_scales = scales.weight.exp()
+        self._follows = scales.follow and model.training
+        self._needed: dict[int, float] = {}
+        activation, self._weight_scales = scales.scales()
+        self._activation_scales = activation.detach() if self._follows else activation
 
     def made(self, name: str, kind: str, value: Any, inputs: Any) -> Any:
         if name not in self.scales.points:
@@ -98,9 +131,18 @@ class _FakeQuantized(Watch):
         if kind == "sigmoid" and value is None:
             value = inputs[0].sigmoid()
         scale = self._activation_scales[index : index + 1]
+        for tensor in tree_leaves(value) if self._follows else ():
+            low, high = torch.aminmax(tensor.detach())
+            needed = scale_for(low.item(), high.item(), zero_point)
+            if math.isfinite(needed):
+                self._needed[index] = max(needed, self._needed.get(index, _MIN_SCALE))
         if isinstance(value, torch.Tensor):
             return self.activation(value, scale, zero_point)
         return type(value)(self.activation(v, scale, zero_point) for v in value)
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self.scales.move_towards(self._needed)
 
     def activation(self, value: torch.Tensor, scale: torch.Tensor, zero_point: int) -> torch.Tensor:
         return fake_quantize_activation(value, scale, zero_point)
@@ -164,15 +206,16 @@ class _QdqPair(torch.autograd.Function):
         return pair.setType(value.type())  # shapes go on being known: a chunk behind it becomes a Split
 
 
-def attach(model: nn.Module, record: Quantization, *, exporting: bool = False) -> nn.Module:
+def attach(model: nn.Module, record: Quantization, *, exporting: bool = False, follow: bool = False) -> nn.Module:
     """Make `model` compute with fake-quantized tensors. Mutates and returns it.
 
     Args:
         model: Takes an image batch (or a dict with one under 'img', as Ultralytics' trainer calls it).
         record: From calibration, or from `detach`.
         exporting: Through operators that the ONNX exporter knows, without gradients.
+        follow: In training, follow the activations' ranges instead of learning them.
     """
-    scales = Scales(record)
+    scales = Scales(record, follow=follow)
     scales.to(next(model.parameters()).device)
     model.add_module(SCALES, scales)
     model.register_forward_pre_hook(_enter_exported if exporting else _enter)

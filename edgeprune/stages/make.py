@@ -209,6 +209,7 @@ def finetune(job: Job, phase: Phase, model: ModelFiles, again: bool = False) -> 
                 moments_out=made.moments and work / made.moments,
                 freeze_share=job.recipe.norm_freeze_share if phase.quantized else 0.0,
             ),
+            follow=phase.follow,
             image_size=job.image_size[0],
             work=work / "training",
             destination=made.under(work),
@@ -226,7 +227,8 @@ def finetune(job: Job, phase: Phase, model: ModelFiles, again: bool = False) -> 
         reads={
             **replace(model, plan=None).named(), "parent": job.shop / "parent.pt",
             "data": job.sha256["data"], "recipe": job.recipe.model_dump(include=keys), "size": job.image_size,
-            "epochs": (phase.first_epoch, phase.epochs, phase.all_epochs), **versions("ultralytics", "torch"),
+            "epochs": (phase.first_epoch, phase.epochs, phase.all_epochs), **({"follow": True} if phase.follow else {}),
+            **versions("ultralytics", "torch"),
         },
         makes=tuple(str(path) for path in made.named().values()), force=again,
     )  # fmt: skip

@@ -5,7 +5,8 @@ Choices, measured on the blood-cell YOLOv8n cut to 45 % of its MACs (README, 'Wh
   which leaves a few hundred images with three steps an epoch and an EMA that never forgets the cut.
 - `logits` distillation is ours (distill.py); `ultralytics` is the stock trainer's feature distillation. Both learn
   from the parent in FP32, quantized or not.
-- A quantized model trains its scales with its weights (quant/fake.py), and at the end with frozen BatchNorm.
+- A quantized model trains its scales with its weights (quant/fake.py), and at the end with frozen BatchNorm. Right
+  after a cut its scales follow what they see.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ def finetune(
     view: Path,
     recipe: Recipe,
     stretch: Stretch,
+    follow: bool,
     image_size: int,
     work: Path,
     destination: ModelFiles,
@@ -46,6 +48,7 @@ def finetune(
         parent: The checkpoint to learn from.
         view: data.yaml of a view (yolo/data.py).
         stretch: Where these epochs lie among all of the build.
+        follow: Whether the scales of activations follow their ranges instead of being learned.
         image_size: Edge of the square training image in pixels.
         work: Folder of the run; a later call goes on from what an interrupted one left here.
         destination: What to write: a .pt, and scales if `start` has some. `stretch` writes the moments.
@@ -60,7 +63,7 @@ def finetune(
     if start.quantization is not None:
         record = read_json(start.quantization, Quantization, CheckpointError)
         checkpoint = work / "quantized.pt"  # ours alone: it holds the scales as a submodule
-        write_bytes(checkpoint, pack(attach(started.model, record), started.checkpoint, half=False))
+        write_bytes(checkpoint, pack(attach(started.model, record, follow=follow), started.checkpoint, half=False))
     arguments: dict[str, Any] = {
         "data": str(view),
         "epochs": stretch.count,

@@ -19,6 +19,7 @@ from edgeprune.quant.affine import (
     fake_quantize_activation,
     fake_quantize_weight,
     quantize,
+    scale_for,
     symmetric,
 )
 
@@ -115,3 +116,17 @@ def test_zero_is_exact_in_an_asymmetric_range(low: float, high: float) -> None:
 
 def test_a_symmetric_range_has_zero_point_zero() -> None:
     assert symmetric(12.7) == (pytest.approx(0.1), 0)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "zero", "expected"),
+    [
+        (-1.0, 12.7, 0, 0.1),  # the upper end decides
+        (-25.6, 12.7, 0, 0.2),  # the lower one
+        (0.0, 25.5, -128, 0.1),  # a ReLU under the asymmetric scheme
+        (-1.0, 0.0, 127, 1 / 255),
+        (3.0, 5.0, 127, 0.0),  # nothing to hold: all of it saturates whatever the scale
+    ],
+)
+def test_the_least_scale_holds_both_ends(low: float, high: float, zero: int, expected: float) -> None:
+    assert scale_for(low, high, zero) == pytest.approx(expected)

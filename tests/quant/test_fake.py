@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 import io
 
+import numpy as np
 import pytest
 import torch
 
-from edgeprune.quant.affine import fake_quantize_weight
+from edgeprune.quant.affine import fake_quantize_weight, scale_for
 from edgeprune.quant.fake import SCALES, Forced, attach, attached, detach
 from edgeprune.records import Quantization, Scheme
 from edgeprune.yolo.load import untrained
@@ -106,6 +107,60 @@ def test_weights_and_scales_learn(net: tuple[torch.nn.Module, Quantization]) -> 
     for name in (f"{SCALES}.activation", f"{SCALES}.weight", "model.0.conv.weight"):
         changed = before[name] != dict(model.named_parameters())[name]
         assert changed.float().mean() > 0.9, name
+
+
+def test_scales_that_have_not_learned_are_the_record_s_to_the_bit(net: tuple[torch.nn.Module, Quantization]) -> None:
+    record = net[1]
+    returned = detach(attach(copy.deepcopy(net[0]), record).half().float())
+    for name, entry in record.activations.items():
+        assert returned.activations[name].scale == np.float32(entry.scale)
+    for name, line in record.weights.items():
+        assert np.array_equal(np.array(returned.weights[name], np.float32), np.array(line, np.float32))
+
+
+def test_ranges_are_followed_in_training_and_not_learned(net: tuple[torch.nn.Module, Quantization]) -> None:
+    """Scales that a cut has left far too small reach what the batches need, the widest member of a Concat deciding."""
+    model, record = net
+    small = {name: entry.model_copy(update={"scale": 0.2 * entry.scale}) for name, entry in record.activations.items()}
+    model = attach(
+        copy.deepcopy(model).requires_grad_(True), record.model_copy(update={"activations": small}), follow=True
+    )
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 0.0
+    scales = getattr(model, SCALES)
+    output(model.eval())
+    assert not scales.activation.any()  # evaluation looks on
+    for _ in range(40):
+        predictions = model.train()(IMAGE)
+    predictions["scores"].square().mean().backward()
+    assert scales.activation.grad is None
+    assert scales.weight.grad is not None
+    found = detach(model)
+    needed = Needed(model, found)
+    needed.run(IMAGE)
+    shared = [name for name in needed.of if list(record.points.values()).count(name) > 1]
+    assert len(shared) > 5
+    ratios = {name: found.activations[name].scale / scale for name, scale in needed.of.items()}
+    assert max(ratios.values()) < 2  # the last layers see batches of a few pixels, which never quite settle
+    assert min(ratios.values()) > 0.5
+    assert np.median(list(ratios.values())) == pytest.approx(1, rel=0.1)
+
+
+class Needed(Forced):
+    """The least scale with which no value is saturated, over all tensors that share it."""
+
+    def __init__(self, model: torch.nn.Module, record: Quantization) -> None:
+        super().__init__(model, record, {})
+        self.record, self.of = record, dict[str, float]()
+
+    def made(self, name: str, kind: str, value: object, inputs: object) -> object:
+        if name in self.record.points and (isinstance(value, torch.Tensor) or kind == "sigmoid"):
+            shown = inputs[0].sigmoid() if value is None else value  # type: ignore[index]
+            group = self.record.points[name]
+            least = scale_for(shown.min().item(), shown.max().item(), self.record.activations[group].zero_point)
+            self.of[group] = max(least, self.of.get(group, 0.0))
+        return super().made(name, kind, value, inputs)
 
 
 def test_an_exception_inside_leaves_nothing_behind(net: tuple[torch.nn.Module, Quantization]) -> None:
