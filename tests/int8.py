@@ -4,7 +4,9 @@ speed: a detector and a cut of it, each with SiLU and with ReLU, in every precis
 run, one engine a process. Weights don't matter for speed, so ReLU is put in without training and the cut isn't tuned.
 
 ptq: mAP50-95 of the quantized graph in torch, in ONNX Runtime and in OpenVINO, for the portable scheme and for each
-target's own; the float model above them. With --stock, Ultralytics' own INT8 exports beside them.
+target's own; the float model above them. With --stock, Ultralytics' own INT8 exports beside them (needs nncf). With
+--jitter N, what such a figure can tell: the portable graph in ONNX Runtime, N times, each time with every pixel moved
+by up to a millionth.
 """
 
 from __future__ import annotations
@@ -55,6 +57,7 @@ class Bench:
         _, self.paths = read_calibration(arguments.calibration, chosen_from)
         self.images = [Image(p.name, letterbox(read_image(p), self.size, self.size)[0]) for p in self.paths]
         self.observer = arguments.observer
+        self._built: dict[tuple[Path, str], Path] = {}
 
     def quantize(self, checkpoint: Path, scheme: Scheme) -> Quantization:
         model = load_detector(checkpoint).model
@@ -67,21 +70,36 @@ class Bench:
         return made
 
     def engine(self, checkpoint: Path, runtime: str, record: Quantization | None = None) -> Path:
-        """The file that the runtime loads; in float without a record."""
+        """The file that the runtime loads; in float without a record. Made once."""
         graph = self.float_graph(checkpoint)
         if record is not None:
             scheme = f"{record.scheme.activations}-{record.scheme.placement}"
             graph = self.folder / f"{checkpoint.stem}-{scheme}.onnx"
             export_qdq(checkpoint, record, graph, self.size, self.size, {}, like=self.float_graph(checkpoint))
         work = self.folder / f"{graph.stem}-{runtime}"
-        work.mkdir()
-        return engine_file(build_engine(runtime, graph, work, quantized=record is not None))
+        if (graph, runtime) not in self._built:
+            work.mkdir()
+            made = build_engine(runtime, graph, work, quantized=record is not None)
+            self._built[graph, runtime] = engine_file(made)
+        return self._built[graph, runtime]
 
     def accuracy(self, session: Session) -> float:
         return score("", self.data, predict(session, self.data.splits["val"], self.shape)).map50_95
 
     def accuracy_of(self, runtime: str, file: Path, precision: str) -> float:
         return self.accuracy(open_session(runtime, file, precision, 0))
+
+
+class Jittered:
+    """A session whose pixels are moved by up to a millionth."""
+
+    def __init__(self, session: Session, seed: int) -> None:
+        self._session, self._random = session, np.random.default_rng(seed)
+        self.runtime, self.output_names = session.runtime, session.output_names
+
+    def run(self, images: Floats) -> list[Floats]:
+        moved = images * (1 + 1e-6 * self._random.uniform(-1, 1, images.shape))
+        return self._session.run(moved.astype(np.float32))
 
 
 class InTorch:
@@ -164,6 +182,11 @@ def ptq(arguments: argparse.Namespace) -> None:
                 cells.append(f"{bench.accuracy_of(runtime, file, 'fp32' if record is None else 'int8'):14.4f}")
             label = row if scheme is None else f"{row} ({scheme.activations}, {scheme.placement})"
             print(f"{label:34}" + "".join(cells), flush=True)
+        if arguments.jitter:
+            file = bench.engine(checkpoint, "onnxruntime", bench.quantize(checkpoint, PORTABLE))
+            session = open_session("onnxruntime", file, "int8", 0)
+            found = [bench.accuracy(Jittered(session, seed)) for seed in range(arguments.jitter)]
+            print(f"{'portable, pixels moved by 1e-6':34}{min(found):24.4f} to {max(found):.4f}", flush=True)
         if arguments.stock:
             _stock(bench, checkpoint)
 
@@ -197,6 +220,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--macs-ratio", type=float, default=0.35)
     parser.add_argument("--stock", action="store_true")
+    parser.add_argument("--jitter", type=int, default=0)
     arguments = parser.parse_args()
     try:
         {"speed": speed, "ptq": ptq}[arguments.what](arguments)

@@ -31,11 +31,11 @@ SCHEDULES = ("qap", "prune-then-qat", "ptq")
 STOCK = """
 import sys
 from ultralytics import YOLO
-model, data, epochs, size, seed, work = sys.argv[1:]
+model, data, epochs, size, seed, rate, work = sys.argv[1:]
 trained = YOLO(model)
-trained.train(data=data, epochs=int(epochs), imgsz=int(size), batch=16, nbs=16, optimizer="AdamW", lr0=0.0014, lrf=0.01,
-    cos_lr=True, patience=0, warmup_epochs=1.0, warmup_bias_lr=0.0, close_mosaic=max(1, int(epochs) // 4), quantize=8,
-    seed=int(seed), project=work, name="train", exist_ok=True, plots=False, device="cpu", workers=0)
+trained.train(data=data, epochs=int(epochs), imgsz=int(size), batch=16, nbs=16, optimizer="AdamW", lr0=float(rate),
+    lrf=0.01, cos_lr=True, patience=0, warmup_epochs=1.0, warmup_bias_lr=0.0, close_mosaic=max(1, int(epochs) // 4),
+    quantize=8, seed=int(seed), project=work, name="train", exist_ok=True, plots=False, device="cpu", workers=0)
 print(YOLO(work + "/train/weights/best.pt").export(format="onnx", imgsz=int(size), quantize=8, data=data, device="cpu"))
 """
 
@@ -105,7 +105,7 @@ def _stock(
             (work / "data.yaml").write_text(yaml.safe_dump(content))
             command = [
                 sys.executable, "-c", STOCK, arguments.model, str(work / "data.yaml"), str(arguments.epochs),
-                str(profile.input_shape[2]), str(seed), str(work.resolve()),
+                str(profile.input_shape[2]), str(seed), str(Recipe().learning_rate), str(work.resolve()),
             ]  # fmt: skip
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=dict(os.environ))
         session = open_session(profile.runtime, made, "int8", profile.threads)

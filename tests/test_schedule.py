@@ -17,7 +17,7 @@ def summary(listed: tuple[Phase, ...]) -> list[tuple[object, ...]]:
 @pytest.mark.parametrize(
     ("schedule", "expected"),
     [
-        ("qap", [(True, 0.5, 2, True), (False, 0.25, 2, True), (True, None, 6, True)]),
+        ("qap", [(True, 0.5, 2, True), (False, 0.25, 4, True), (True, None, 4, True)]),
         ("prune-then-qat", [(False, 0.5, 2, False), (False, 0.25, 4, False), (True, None, 4, True)]),
         ("ptq", [(False, 0.5, 2, False), (False, 0.25, 8, False), (True, None, 0, True)]),
     ],
@@ -28,6 +28,14 @@ def test_the_three_schedules_differ_in_when_quantization_begins(schedule: str, e
     assert summary(listed) == expected
     assert {p.all_epochs for p in listed} == {10}  # equal epochs, one learning-rate schedule
     assert [p.number for p in listed] == list(range(1, len(listed) + 1))
+
+
+def test_qap_follows_ranges_until_they_are_observed_for_the_last_time() -> None:
+    recipe = Recipe(goal=GOAL, rounds=2, round_epochs=2, epochs=8)
+    assert [p.follow for p in phases(recipe, int8=True)] == [True, True, False]
+    assert [p.follow for p in phases(recipe.model_copy(update={"epochs": 1}), int8=True)] == [True, False]
+    for schedule in ("ptq", "prune-then-qat"):
+        assert not any(p.follow for p in phases(recipe.model_copy(update={"schedule": schedule}), int8=True))
 
 
 def test_a_float_target_knows_no_quantization_whatever_the_schedule() -> None:

@@ -63,7 +63,7 @@ class Recipe(Record):
     """Share of the epochs, at the end, that train with BatchNorm's statistics frozen, where int8 is trained."""
     batch: int = Field(default=16, ge=1)
     """Images a batch while fine-tuning."""
-    learning_rate: float = Field(default=0.0014, gt=0.0, le=1.0)
+    learning_rate: float = Field(default=0.0007, gt=0.0, le=1.0)
     """Peak learning rate of AdamW."""
     distillation: Distillation = "logits"
     """What the pruned model learns from its parent besides the labels."""
