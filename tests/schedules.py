@@ -103,9 +103,10 @@ def _stock(
                 (work / f"{split}.txt").write_text("\n".join(str(p.resolve()) for p in images))
                 content[split] = f"{split}.txt"
             (work / "data.yaml").write_text(yaml.safe_dump(content))
+            settings = (arguments.epochs, profile.input_shape[2], seed, Recipe().learning_rate * Recipe().qat_rate)
             command = [
-                sys.executable, "-c", STOCK, arguments.model, str(work / "data.yaml"), str(arguments.epochs),
-                str(profile.input_shape[2]), str(seed), str(Recipe().learning_rate), str(work.resolve()),
+                sys.executable, "-c", STOCK, arguments.model, str(work / "data.yaml"), *map(str, settings),
+                str(work.resolve()),
             ]  # fmt: skip
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=dict(os.environ))
         session = open_session(profile.runtime, made, "int8", profile.threads)

@@ -50,6 +50,8 @@ class Recipe(Record):
     with fake-quantization; qap: pruned and fine-tuned with fake-quantization from the start."""
     qat_share: float = Field(default=0.5, gt=0.0, lt=1.0)
     """Share of `epochs` that prune-then-qat trains with fake-quantization."""
+    qat_rate: float = Field(default=0.5, gt=0.0, le=1.0)
+    """Learning rate with fake-quantization : without."""
     calibration: str | None = None
     """Calibration set for int8: a name under calibration/, or the path of its YAML."""
     observer: Observer = "percentile"
@@ -63,7 +65,7 @@ class Recipe(Record):
     """Share of the epochs, at the end, that train with BatchNorm's statistics frozen, where int8 is trained."""
     batch: int = Field(default=16, ge=1)
     """Images a batch while fine-tuning."""
-    learning_rate: float = Field(default=0.0007, gt=0.0, le=1.0)
+    learning_rate: float = Field(default=0.0014, gt=0.0, le=1.0)
     """Peak learning rate of AdamW."""
     distillation: Distillation = "logits"
     """What the pruned model learns from its parent besides the labels."""

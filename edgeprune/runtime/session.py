@@ -157,7 +157,10 @@ class OpenVinoSession:
         self._compiled = ov.Core().compile_model(str(engine), "CPU", settings)
         self._request = self._compiled.create_infer_request()
         self.runtime = f"openvino {ov.__version__.split('-')[0]}"
-        self.output_names = tuple(output.get_any_name() for output in self._compiled.outputs)
+        self.output_names = tuple(
+            output.get_any_name() if output.get_names() else output.node.friendly_name
+            for output in self._compiled.outputs
+        )
 
     def run(self, images: Floats) -> list[Floats]:
         results = self._request.infer(images, share_inputs=True)

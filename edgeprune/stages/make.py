@@ -185,6 +185,7 @@ def finetune(job: Job, phase: Phase, model: ModelFiles, again: bool = False) -> 
         return model
     here, name = phase.folder("train"), f"finetune {phase.number}"
     followed = phase.first_epoch + phase.epochs < phase.all_epochs
+    rate = job.recipe.learning_rate * (job.recipe.qat_rate if phase.quantized else 1.0)
     made = ModelFiles(
         checkpoint=Path(f"{here}finetuned.pt"),
         quantization=model.quantization and Path(f"{here}quantization.json"),
@@ -209,6 +210,7 @@ def finetune(job: Job, phase: Phase, model: ModelFiles, again: bool = False) -> 
                 moments_out=made.moments and work / made.moments,
                 freeze_share=job.recipe.norm_freeze_share if phase.quantized else 0.0,
             ),
+            learning_rate=rate,
             follow=phase.follow,
             image_size=job.image_size[0],
             work=work / "training",
@@ -220,13 +222,14 @@ def finetune(job: Job, phase: Phase, model: ModelFiles, again: bool = False) -> 
         )
 
     keys = {
-        "batch", "learning_rate", "distillation", "distillation_weight", "workers", "cache", "seed", "torch_device",
+        "batch", "distillation", "distillation_weight", "workers", "cache", "seed", "torch_device",
     } | ({"norm_freeze_share"} if phase.quantized else set())  # fmt: skip
     job.shop.stage(
         name, act,
         reads={
             **replace(model, plan=None).named(), "parent": job.shop / "parent.pt",
-            "data": job.sha256["data"], "recipe": job.recipe.model_dump(include=keys), "size": job.image_size,
+            "data": job.sha256["data"], "size": job.image_size,
+            "recipe": {**job.recipe.model_dump(include=keys), "learning_rate": rate},
             "epochs": (phase.first_epoch, phase.epochs, phase.all_epochs), **({"follow": True} if phase.follow else {}),
             **versions("ultralytics", "torch"),
         },

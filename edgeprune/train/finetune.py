@@ -34,6 +34,7 @@ def finetune(
     view: Path,
     recipe: Recipe,
     stretch: Stretch,
+    learning_rate: float,
     follow: bool,
     image_size: int,
     work: Path,
@@ -48,6 +49,7 @@ def finetune(
         parent: The checkpoint to learn from.
         view: data.yaml of a view (yolo/data.py).
         stretch: Where these epochs lie among all of the build.
+        learning_rate: Peak of the whole build's schedule.
         follow: Whether the scales of activations follow their ranges instead of being learned.
         image_size: Edge of the square training image in pixels.
         work: Folder of the run; a later call goes on from what an interrupted one left here.
@@ -71,7 +73,7 @@ def finetune(
         "batch": recipe.batch,
         "nbs": recipe.batch,
         "optimizer": "AdamW",
-        "lr0": recipe.learning_rate,
+        "lr0": learning_rate,
         "lrf": 0.01,
         "cos_lr": True,
         "patience": 0,  # as many epochs as were asked for

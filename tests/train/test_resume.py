@@ -26,8 +26,8 @@ from edgeprune.train.finetune import finetune
 from edgeprune.yolo.stretch import Stretch
 model, view, work, out, distillation = sys.argv[1:]
 finetune(ModelFiles(Path(model)), parent=Path(model), view=Path(view), stretch=Stretch(0, 4, 4), image_size=64,
-    work=Path(work), recipe=Recipe(batch=8, distillation=distillation, torch_device='cpu'),
-    destination=ModelFiles(Path(out)), log=Path(work + '.log'),
+    learning_rate=0.0014, follow=False, work=Path(work),
+    recipe=Recipe(batch=8, distillation=distillation, torch_device='cpu'), destination=ModelFiles(Path(out)), log=Path(work + '.log'),
     on_epoch=lambda done, total, fitness: print(done, flush=True))
 """
 
@@ -73,8 +73,8 @@ def test_training_moves_the_pruned_module_itself(tmp_path: Path, tiny: Path, sce
     view = make_view(read_dataset(scenes), tmp_path / "view")
     finetune(
         ModelFiles(tmp_path / "pruned.pt"), parent=tiny, view=view, recipe=Recipe(batch=8, torch_device="cpu"),
-        stretch=Stretch(0, 1, 1), image_size=64, work=tmp_path / "work", destination=ModelFiles(tmp_path / "tuned.pt"),
-        log=tmp_path / "log",
+        stretch=Stretch(0, 1, 1), learning_rate=0.0014, follow=False, image_size=64, work=tmp_path / "work",
+        destination=ModelFiles(tmp_path / "tuned.pt"), log=tmp_path / "log",
     )  # fmt: skip
     before, after = load(tmp_path / "pruned.pt").model, load(tmp_path / "tuned.pt").model
     shapes = [{n: p.shape for n, p in m.named_parameters()} for m in (before, after)]
