@@ -27,8 +27,8 @@ from edgeprune.yolo.stretch import Stretch
 model, view, work, out, distillation = sys.argv[1:]
 finetune(ModelFiles(Path(model)), parent=Path(model), view=Path(view), stretch=Stretch(0, 4, 4), image_size=64,
     learning_rate=0.0014, follow=False, work=Path(work),
-    recipe=Recipe(batch=8, distillation=distillation, torch_device='cpu'), destination=ModelFiles(Path(out)), log=Path(work + '.log'),
-    on_epoch=lambda done, total, fitness: print(done, flush=True))
+    recipe=Recipe(batch=8, distillation=distillation, torch_device='cpu'), destination=ModelFiles(Path(out)),
+    log=Path(work + '.log'), on_epoch=lambda done, total, fitness: print(done, flush=True))
 """
 
 
