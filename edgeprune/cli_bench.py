@@ -61,7 +61,11 @@ def bench_bundle(
     load, name = load_of(asked), Path(target).stem
     file = file_of(out, name)
     columns = (TextColumn("  {task.description}"), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+    # once a second: a livelier bar would take processor time from what it shows
+    bars = Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal, refresh_per_second=1
+    )  # fmt: skip
+    with bars:
         task = bars.add_task("starting", total=None)
         found = benchmark(
             name, bundle, data, load, file,

@@ -7,7 +7,7 @@ Rules (MLPerf Inference's edge scenarios; results here are not MLPerf results):
 - offline: all images are there at once; its figure is images a second. A session here takes one image at a time, so
   its one query is kept sample by sample.
 - A run lasts as long and has as many queries as asked for, and goes on until early stopping can say something.
-- Images are drawn with replacement, by seed: none is twice in a row because it is fast.
+- Images are drawn with replacement, by seed: no cache learns the order, and the same run can be had again.
 - What looks on (sensors) looks between queries, outside of every latency.
 
 Source: MLPerf Inference Rules, section 'Scenarios'; loadgen.cc `GenerateQueries` for multi-stream's contiguous samples.
