@@ -1,7 +1,7 @@
 """The command line: one function a subcommand, and the one place with exit codes.
 
-Exit codes: 0 done (a build: accepted; `lint`: no errors), 1 the build was rejected or `lint` found errors, 2 the user's
-to mend, 130 interrupted.
+Exit codes: 0 done (a build: accepted; `lint`: no errors), 1 the build was rejected, `lint` found errors or a benchmark
+is void, 2 the user's to mend, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -16,9 +16,12 @@ from rich.console import Console
 from rich.table import Table
 from typer.core import TyperGroup
 
+from edgeprune.cli_bench import Asked, bench_bundle
 from edgeprune.cli_calibrate import calibrate
-from edgeprune.errors import EdgepruneError, PlanError, ProfileError, RecipeError
+from edgeprune.errors import BundleError, EdgepruneError, PlanError, ProfileError, RecipeError
 from edgeprune.records import (
+    Benchmark,
+    BenchRequest,
     Bundle,
     CalibrationSet,
     Measurement,
@@ -120,11 +123,27 @@ def verify(
 
 @app.command()
 def bench(
-    target: Target, model: Model, data: Data, recipe: RecipeFile = None, out: Out = Path("build"),
+    target: Target,
+    data: Data,
+    model: Annotated[Path | None, typer.Option("--model", help="Trained checkpoint (.pt); without --bundle.")] = None,
+    recipe: RecipeFile = None,
+    out: Out = Path("build"),
     calibration: Calibration = None,
-) -> None:  # fmt: skip
-    """Parent and build in one run, anew."""
-    _run("bench", target, model, data, recipe, out, calibration, again=True)
+    bundle: Annotated[Path | None, typer.Option("--bundle", help="Measure this finished bundle on its target.")] = None,
+    scenario: Annotated[str | None, typer.Option(help="single-stream, multi-stream or offline.")] = None,
+    duration: Annotated[str | None, typer.Option(help="At least so long; without it, 600s.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="10 s and 64 queries: to try, not to quote.")] = False,
+    sustained: Annotated[bool, typer.Option("--sustained", help="Latency over 10 minutes, to see heat.")] = False,
+) -> None:
+    """Parent and build in one run, anew; with --bundle: a finished bundle under load. Exit code 1 where it's void."""
+    asked = Asked(scenario, duration, quick, sustained)
+    if bundle is not None:
+        return bench_bundle(target, bundle, data, asked, out, for_builds=(model, recipe, calibration))
+    if asked.given:
+        raise BundleError("These options are for a bundle.", expected="--bundle", got=", ".join(asked.given))
+    if model is None:
+        raise typer.BadParameter("Missing option '--model' (or '--bundle').")
+    return _run("bench", target, model, data, recipe, out, calibration, again=True)
 
 
 @app.command()
@@ -317,7 +336,8 @@ def schema(
 ) -> None:
     """JSON Schemas of the records, for editors."""
     records: tuple[type[Record], ...] = (
-        TargetProfile, Recipe, CalibrationSet, PrunePlan, Quantization, Measurement, Bundle, Report,
+        TargetProfile, Recipe, CalibrationSet, PrunePlan, Quantization, Measurement, Bundle, Report, BenchRequest,
+        Benchmark,
     )  # fmt: skip
     texts = {r.__name__: json.dumps(r.model_json_schema(), indent=2, sort_keys=True) for r in records}
     if out is None:

@@ -77,6 +77,10 @@ class ParityError(EdgepruneError):
     """A runtime whose numbers are not those of the model that was exported."""
 
 
+class BundleError(EdgepruneError):
+    """A bundle that isn't whole, isn't the one that was measured, or isn't for this machine."""
+
+
 class DeviceError(EdgepruneError):
     """A device, or a runtime on it, that can't do what was asked: not installed, no space, no answer."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -108,6 +109,7 @@ def test_accepted_build_has_a_bundle_whose_hashes_hold_and_rejected_has_none(
     for file in manifest.files:
         assert sha256_file(folder / "bundle" / file.path) == file.sha256
     assert manifest.engine in {f.path for f in manifest.files}
+    assert manifest.architecture == platform.machine()
     assert manifest.lineage.model_sha256 == sha256_file(Path(inputs["model"]))
     rejected = report.model_copy(update={"verdict": report.verdict.model_copy(update={"accepted": False})})
     with job.shop.open():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from edgeprune.records.base import Record, read_json, read_yaml, write_json
+from edgeprune.records.benchmark import Benchmark, BenchRequest, DeviceAnswer, Load
 from edgeprune.records.bundle import Bundle, BundleFile, Lineage, TensorSpec
 from edgeprune.records.calibration import CalibrationImage, CalibrationSet
 from edgeprune.records.measurement import Accuracy, Comparison, Latency, Measurement, Parity, TensorParity
@@ -15,16 +16,20 @@ from edgeprune.records.target import TargetProfile
 __all__ = [
     "Accuracy",
     "Affine",
+    "BenchRequest",
     "BenchRun",
+    "Benchmark",
     "Bundle",
     "BundleFile",
     "CalibrationImage",
     "CalibrationSet",
     "Comparison",
+    "DeviceAnswer",
     "Goal",
     "Latency",
     "LayerKeep",
     "Lineage",
+    "Load",
     "Measurement",
     "Mixed",
     "Parity",

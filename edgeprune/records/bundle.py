@@ -46,6 +46,8 @@ class Bundle(Record):
     format: Literal[1] = 1
     target: str
     profile: TargetProfile
+    architecture: str | None = None
+    """Of the machine that it was measured on, as `uname -m` says; None in bundles from before it was written down."""
     precision: str
     """The precision that won on the target; the runtime is asked for it."""
     engine: str

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypedDict
 
-from edgeprune.runtime.decode import Thresholds, decode
+from edgeprune.runtime.decode import Detections, Thresholds, decode
 from edgeprune.runtime.preprocess import letterbox, read_image
 from edgeprune.runtime.session import Session
 
@@ -45,10 +45,15 @@ def predict(
     for number, path in enumerate(images, 1):
         pixels, placed = letterbox(read_image(path), input_shape[2], input_shape[3])
         found = decode(session.run(pixels)[0], placed, thresholds)
-        for (x0, y0, x1, y1), score, label in zip(
-            found.boxes.tolist(), found.scores.tolist(), found.classes.tolist(), strict=True
-        ):
-            box = [x0, y0, x1 - x0, y1 - y0]
-            results.append({"image_id": number, "category_id": label + 1, "bbox": box, "score": score})
+        results += coco_results(number, found)
         on_image(number)
     return results
+
+
+def coco_results(image_id: int, found: Detections) -> list[CocoResult]:
+    """One image's detections in COCO's format."""
+    rows = zip(found.boxes.tolist(), found.scores.tolist(), found.classes.tolist(), strict=True)
+    return [
+        {"image_id": image_id, "category_id": label + 1, "bbox": [x0, y0, x1 - x0, y1 - y0], "score": score}
+        for (x0, y0, x1, y1), score, label in rows
+    ]

@@ -170,6 +170,7 @@ def bundle(job: Job, report: Report) -> None:
         manifest = Bundle(
             target=job.target,
             profile=job.profile,
+            architecture=report.environment["machine"],
             precision=row[build].precision,
             engine=engine_file(artifact(made)).relative_to(made).as_posix(),
             files=tuple(

@@ -10,7 +10,8 @@ import pytest
 DEVICE_ROOMS = (
     "edgeprune.errors", "edgeprune.records", "edgeprune.records.dataset", "edgeprune.runtime.decode",
     "edgeprune.runtime.predict", "edgeprune.runtime.preprocess", "edgeprune.runtime.session",
-    "edgeprune.bench.measure", "edgeprune.bench.worker", "edgeprune.calibration.select", "edgeprune.calibration.sets",
+    "edgeprune.bench.measure", "edgeprune.bench.worker", "edgeprune.bench.device", "edgeprune.bench.__main__",
+    "edgeprune.bench.bundle", "edgeprune.bench.local", "edgeprune.calibration.select", "edgeprune.calibration.sets",
 )  # fmt: skip
 
 BLOCK = """
@@ -33,7 +34,7 @@ def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_device_rooms_import_without_torch() -> None:
-    code = BLOCK.format(blocked={"torch", "torchvision", "ultralytics", "cv2"})
+    code = BLOCK.format(blocked={"torch", "torchvision", "ultralytics", "cv2", "pycocotools", "onnx"})
     code += "".join(f"importlib.import_module({room!r})\n" for room in DEVICE_ROOMS)
     done = python(code)
     assert done.returncode == 0, done.stderr

@@ -1,0 +1,212 @@
+"""The device half: one engine, alone in a fresh process, under one load, with its accuracy. No torch.
+
+Rules:
+- Images are real and lie decoded in memory before the clock starts; what is timed begins at pixels, as a camera gives
+  them, and ends at boxes in the image's pixels. Pre-processing, inference and post-processing are timed apart.
+- Post-processing keeps what the validator keeps (score over 0.001): the detections that are timed are those that are
+  scored. An image's first answer of the timed run counts; images that it didn't draw are answered after it.
+- Cold start is the first thing that happens; then warm-up, which isn't recorded; then the timed run; then the rest of
+  the images; last, on its own, the pass that power is read in.
+- Sensors are read before, after, and once a second between queries.
+- Peak memory is the kernel's high-water mark of this process (VmHWM). getrusage's ru_maxrss is not: it is handed down
+  from the process that started this one.
+
+Sources: proc(5) (VmHWM; /proc/stat in USER_HZ); Linux fs/exec.c `exec_mmap`, which keeps the old memory's high-water
+mark for getrusage.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from edgeprune.bench import energy, scenarios, sensors, validity
+from edgeprune.bench.measure import MIN_INFERENCES, WARM_UP_SECONDS
+from edgeprune.errors import DeviceError
+from edgeprune.machine import cores, environment
+from edgeprune.records.benchmark import BenchRequest, CpuUse, DeviceAnswer, DeviceRun, Energy, Prediction
+from edgeprune.records.files import sha256_file
+from edgeprune.runtime.decode import Detections, decode
+from edgeprune.runtime.predict import coco_results
+from edgeprune.runtime.preprocess import Pixels, letterbox, read_image
+from edgeprune.runtime.session import Session, available, open_session
+
+#: Decoded images that the timed run draws from take no more memory than this; a Raspberry Pi may have 1 GB in all.
+HELD_BYTES = 256 << 20
+#: Seconds between readings of the sensors.
+READ_EVERY_S = 1.0
+
+#: Told what is done: what, and how much of how much.
+Progress = Callable[[str, float, float], None]
+
+
+def bench(request: BenchRequest, folder: Path, on_progress: Progress = lambda what, done, total: None) -> DeviceAnswer:
+    """Do what a request asks for, in this process.
+
+    Args:
+        request: The engine, the images, the load.
+        folder: What the request's paths are relative to.
+
+    Raises:
+        DeviceError: The runtime isn't here, hasn't the precision, or can't load the engine.
+        DataError: An image that can't be read.
+    """
+    load, root, engine = request.load, Path(request.sensors_root), folder / request.engine
+    why = available(request.runtime, request.precision)  # imports the runtime, which cold start leaves out
+    if why:
+        raise DeviceError("The precision can't be had.", where=engine, expected=request.precision, got=why)
+    paths = [folder / image for image in request.images]
+    first, _ = letterbox(read_image(paths[0]), *request.input_shape[2:])
+    begin = time.perf_counter()
+    session = open_session(request.runtime, engine, request.precision, request.threads)
+    session.run(first)
+    cold_start_ms = (time.perf_counter() - begin) * 1e3
+
+    detector = _Detector(session, hold(paths), (request.input_shape[2], request.input_shape[3]))
+    warm_up_s = _warm_up(detector)
+    detector.found.clear()
+    readings = [sensors.read(root, 0.0, ask=True)]
+
+    def look(at_s: float) -> None:
+        if at_s - readings[-1].at_s >= READ_EVERY_S:
+            readings.append(sensors.read(root, at_s))
+            on_progress(load.scenario, min(at_s, load.min_duration_s), load.min_duration_s)
+
+    before = _processor_time(root)
+    timed = scenarios.run(load, detector.sample, len(detector.held), between=look)
+    cpu = _used(before, _processor_time(root), timed.duration / 1e9)
+    readings.append(sensors.read(root, timed.duration / 1e9, ask=True))
+    peak = peak_rss_bytes()
+
+    predictions: list[Prediction] = []
+    for index, path in enumerate(paths):
+        found = detector.found.get(index) or detector.answer(read_image(path))
+        predictions += [Prediction.model_validate(result) for result in coco_results(index + 1, found)]
+        on_progress("accuracy", index + 1, len(paths))
+    spent, energy_note = _energy(request, detector, root, on_progress)
+    result = scenarios.result(load, timed)
+    void, notes = validity.judge(load, readings, cpu, result.query_ms)
+    run = DeviceRun(
+        runtime=session.runtime, engine_sha256=sha256_file(engine), threads=request.threads or cores(),
+        cold_start_ms=cold_start_ms, warm_up_s=warm_up_s, held_images=len(detector.held), result=result,
+        peak_rss_bytes=peak, readings=tuple(readings), cpu=cpu, energy=spent, void=void,
+        notes=(*notes, *energy_note, *_held_note(detector, paths)), environment=_environment(root),
+    )  # fmt: skip
+    return DeviceAnswer(run=run, predictions=tuple(predictions))
+
+
+def hold(paths: Sequence[Path], most_bytes: int = HELD_BYTES) -> list[Pixels]:
+    """Decode images in order, at least one, as many as fit."""
+    held: list[Pixels] = []
+    room = most_bytes
+    for path in paths:
+        pixels = read_image(path)
+        room -= pixels.nbytes
+        if held and room < 0:
+            break
+        held.append(pixels)
+    return held
+
+
+def peak_rss_bytes() -> int | None:
+    """The most memory that this process has had."""
+    for line in (sensors.text(Path("/proc/self/status")) or "").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return None
+
+
+def processor_time(stat: str, cpus: set[int]) -> float | None:
+    """Seconds that some cores were busy since the start, from the text of /proc/stat; None where they aren't in it.
+
+    Busy is all but idle and iowait; guest time is within user's already.
+    """
+    ticks, seen = 0, 0
+    for line in stat.splitlines():
+        name, *fields = line.split()
+        if name.startswith("cpu") and name[3:].isdigit() and int(name[3:]) in cpus:
+            user, nice, system, _idle, _iowait, *rest = map(int, fields[:8])
+            ticks, seen = ticks + user + nice + system + sum(rest), seen + 1
+    return ticks / os.sysconf("SC_CLK_TCK") if seen and seen == len(cpus) else None
+
+
+class _Detector:
+    """An engine with letterbox and decoding around it, as an application has it."""
+
+    def __init__(self, session: Session, held: list[Pixels], size: tuple[int, int]) -> None:
+        self.held, self.found = held, dict[int, Detections]()
+        self._session, self._size = session, size
+
+    def sample(self, index: int) -> tuple[int, int, int]:
+        """Answer a held image; nanoseconds of each part."""
+        start = time.perf_counter_ns()
+        pixels, placed = letterbox(self.held[index], *self._size)
+        ready = time.perf_counter_ns()
+        output = self._session.run(pixels)
+        inferred = time.perf_counter_ns()
+        found = decode(output[0], placed)
+        end = time.perf_counter_ns()
+        self.found.setdefault(index, found)
+        return ready - start, inferred - ready, end - inferred
+
+    def answer(self, image: Pixels) -> Detections:
+        """Answer any image."""
+        pixels, placed = letterbox(image, *self._size)
+        return decode(self._session.run(pixels)[0], placed)
+
+
+def _warm_up(detector: _Detector) -> float:
+    begin, turn = time.perf_counter(), 0
+    while turn < MIN_INFERENCES or time.perf_counter() - begin < WARM_UP_SECONDS:
+        detector.sample(turn % len(detector.held))
+        turn += 1
+    return time.perf_counter() - begin
+
+
+def _energy(
+    request: BenchRequest, detector: _Detector, root: Path, on_progress: Progress
+) -> tuple[Energy | None, tuple[str, ...]]:
+    """The pass that power is read in, where there is a sensor; else why not."""
+    length = request.load.energy_s
+    if not length:
+        return None, ()
+    sensor = energy.find_sensor(root)
+    if isinstance(sensor, str):
+        return None, (f"energy: {sensor}",)
+
+    def work() -> int:
+        begin, images = time.perf_counter(), 0
+        while time.perf_counter() - begin < length:
+            detector.sample(images % len(detector.held))
+            images += 1
+        return images
+
+    on_progress("energy", 0, length)
+    spent = energy.meter(sensor, work)
+    return (None, (f"energy: {spent}",)) if isinstance(spent, str) else (spent, ())
+
+
+def _processor_time(root: Path) -> tuple[float, float] | None:
+    """Own and everyone's seconds of processor time on the cores that this process may use."""
+    cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+    busy = processor_time(sensors.text(root / "proc/stat") or "", cpus)
+    return None if busy is None else (time.process_time(), busy)
+
+
+def _used(before: tuple[float, float] | None, after: tuple[float, float] | None, duration_s: float) -> CpuUse | None:
+    if before is None or after is None:
+        return None
+    return CpuUse(own_s=after[0] - before[0], busy_s=after[1] - before[1], available_s=duration_s * cores())
+
+
+def _held_note(detector: _Detector, paths: Sequence[Path]) -> tuple[str, ...]:
+    if len(detector.held) == len(paths):
+        return ()
+    return (f"the timed run drew from the first {len(detector.held)} of {len(paths)} images: what fits in memory",)
+
+
+def _environment(root: Path) -> dict[str, str]:
+    power_mode = sensors.text(root / "var/lib/nvpmodel/status")
+    return environment() | ({"nvpmodel": power_mode} if power_mode else {})

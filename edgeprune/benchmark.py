@@ -1,0 +1,85 @@
+"""The host half of a benchmark on a device: the bundle checked, the device asked, its answer scored.
+
+Rules:
+- Nothing runs before the bundle's hashes hold, its target is the one that was named, and the data set has its classes.
+- The device measures and answers; mAP is computed here, of the answers that were timed.
+- The predictions are written first, in COCO's format: where benchmark.json is, what it was scored on is too.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+from edgeprune.bench.bundle import differences, open_bundle, refuse_architecture
+from edgeprune.bench.device import Progress
+from edgeprune.bench.local import run_here
+from edgeprune.errors import BundleError, missing_package
+from edgeprune.records import Benchmark, BenchRequest, Load, files, write_json
+from edgeprune.records.benchmark import Prediction
+from edgeprune.records.dataset import read_dataset, require_classes
+from edgeprune.records.files import sha256_file
+from edgeprune.runtime.predict import CocoResult
+
+
+def benchmark(
+    target: str,
+    bundle: Path,
+    data: Path,
+    load: Load,
+    out: Path,
+    on_progress: Progress = lambda what, done, total: None,
+) -> Benchmark:
+    """Measure a bundle on its target.
+
+    Args:
+        target: The target's name.
+        bundle: The bundle's folder.
+        data: data.yaml; its val images are what is inferred and scored.
+        load: How the engine is loaded.
+        out: benchmark.json; the predictions go beside it.
+        on_progress: Told how far the device has come.
+
+    Raises:
+        BundleError: The bundle isn't whole, or is for something else.
+        DataError: The data set can't be read, or has other classes.
+        DeviceError: The device can't do it.
+    """
+    manifest = open_bundle(bundle)
+    if manifest.target != target:
+        raise BundleError(
+            "The bundle is for another target.", where=bundle, expected=target, got=manifest.target,
+            next_step=f"edgeprune bench {manifest.target} --bundle {bundle} …",
+        )  # fmt: skip
+    refuse_architecture(manifest, bundle)
+    dataset = read_dataset(data)
+    require_classes(dataset, manifest.names, bundle)
+    request = BenchRequest(
+        engine=str((bundle / manifest.engine).resolve()), runtime=manifest.profile.runtime,
+        precision=manifest.precision, threads=manifest.profile.threads, input_shape=manifest.profile.input_shape,
+        images=tuple(str(path.resolve()) for path in dataset.splits["val"]), load=load,
+    )  # fmt: skip
+    if importlib.util.find_spec("pycocotools") is None:  # said now, not after ten minutes
+        raise missing_package("pycocotools", "build")
+    with files.no_space(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+    answer = run_here(request, on_progress)
+    from edgeprune.train.evaluate import score
+
+    results = [_coco(prediction) for prediction in answer.predictions]
+    found = Benchmark(
+        target=target, bundle_sha256=sha256_file(bundle), data=str(data), request=request, run=answer.run,
+        accuracy=score(f"bundle {manifest.precision}", dataset, results),
+        bundle_map50_95=manifest.measured.map50_95, notes=differences(manifest, answer.run.runtime),
+    )  # fmt: skip
+    files.write_bytes(out.with_name(f"{out.stem}-predictions.json"), json.dumps(results).encode())
+    write_json(out, found)
+    return found
+
+
+def _coco(prediction: Prediction) -> CocoResult:
+    return {
+        "image_id": prediction.image_id, "category_id": prediction.category_id, "bbox": list(prediction.bbox),
+        "score": prediction.score,
+    }  # fmt: skip

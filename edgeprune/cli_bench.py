@@ -1,0 +1,116 @@
+"""`edgeprune bench TARGET --bundle …`: a finished bundle on its device, on the command line."""
+
+from __future__ import annotations
+
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from edgeprune.errors import BundleError, RecipeError
+from edgeprune.records import Load
+from edgeprune.records.benchmark import Scenario
+
+#: Seconds of a full run, as MLPerf Inference asks for; of a sustained one, for heat to settle.
+FULL_SECONDS = 600.0
+#: … and of a quick one: to see that all works, not to quote.
+QUICK_SECONDS = 10.0
+#: Seconds of the pass that power is read in, at most: some hundred readings.
+ENERGY_SECONDS = 60.0
+
+SCENARIOS: tuple[Scenario, ...] = ("single-stream", "multi-stream", "offline")
+_UNITS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600}
+
+console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The options of `bench` that are for a bundle alone, as they were typed."""
+
+    scenario: str | None = None
+    duration: str | None = None
+    quick: bool = False
+    sustained: bool = False
+    seed: int = 0
+
+    @property
+    def given(self) -> list[str]:
+        """Names of those that were typed."""
+        options = {"--scenario": self.scenario, "--duration": self.duration, "--quick": self.quick}
+        return [name for name, value in {**options, "--sustained": self.sustained}.items() if value]
+
+
+def bench_bundle(
+    target: str, bundle: Path, data: Path, asked: Asked, out: Path, for_builds: tuple[object, ...] = ()
+) -> None:
+    """Measure a bundle, write benchmark.json, print it. Exit code 1 where the run is void.
+
+    Raises:
+        BundleError: An option of a build was given too, or the bundle isn't right.
+    """
+    if any(for_builds):
+        raise BundleError("A bundle is measured as it is.", expected="no --model, --recipe or --calibration")
+    from edgeprune.benchmark import benchmark
+    from edgeprune.report.benchmark import show
+
+    load, name = load_of(asked), Path(target).stem
+    file = file_of(out, name)
+    columns = (TextColumn("  {task.description}"), BarColumn(), TimeRemainingColumn())
+    # once a second: a livelier bar would take processor time from what it shows
+    bars = Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal, refresh_per_second=1
+    )  # fmt: skip
+    with bars:
+        task = bars.add_task("starting", total=None)
+        found = benchmark(
+            name, bundle, data, load, file,
+            on_progress=lambda what, done, total: bars.update(task, description=what, completed=done, total=total),
+        )  # fmt: skip
+    show(found, console)
+    console.print(f"  every sample: {file}")
+    if found.void:
+        raise typer.Exit(1)
+
+
+def load_of(asked: Asked) -> Load:
+    """The load that the options say.
+
+    Raises:
+        RecipeError: An unknown scenario, a duration that is none, or options that exclude each other.
+    """
+    scenario = next((known for known in SCENARIOS if known == (asked.scenario or SCENARIOS[0])), None)
+    if scenario is None:
+        raise RecipeError("Unknown scenario.", where="--scenario", expected=", ".join(SCENARIOS), got=asked.scenario)
+    if asked.quick and (asked.duration or asked.sustained):
+        raise RecipeError("Give one of them.", expected="--quick alone, or --duration, --sustained", got="both")
+    if asked.sustained and scenario != "single-stream":
+        raise RecipeError("A sustained run is one image after another.", expected="single-stream", got=scenario)
+    seconds = QUICK_SECONDS if asked.quick else seconds_of(asked.duration) if asked.duration else FULL_SECONDS
+    return Load(
+        scenario=scenario, min_duration_s=seconds, quick=asked.quick, seed=asked.seed, sustained=asked.sustained,
+        energy_s=min(seconds, ENERGY_SECONDS),
+    )  # fmt: skip
+
+
+def file_of(out: Path, target: str) -> Path:
+    """Where the benchmark goes: `--out` itself if it is a .json, else beside the target's builds in that folder."""
+    return out if out.suffix == ".json" else out / target / "benchmark.json"
+
+
+def seconds_of(duration: str) -> float:
+    """'600s', '10m', '90' as seconds.
+
+    Raises:
+        RecipeError: Not a duration, or none over zero.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(|s|m|min|h)", duration.strip())
+    if match is None or float(match[1]) == 0:
+        raise RecipeError(
+            "The duration can't be read.", where="--duration", expected="over zero, as 600s, 10m or 1h", got=duration
+        )
+    return float(match[1]) * _UNITS[match[2]]

@@ -1,0 +1,220 @@
+"""Benchmark: one engine under one load on one device, with everything that could explain or spoil its figures.
+
+Rules:
+- Every sample is kept, in the order it ran. Percentiles stand beside the samples they were taken from.
+- A run that was throttled or disturbed is void: its figures stay, the reasons stand beside them, nobody may quote it.
+- What a device doesn't report is None or empty, never zero.
+- The device reads a request and writes an answer: two files, so that the way between host and device is anyone's.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from edgeprune.records.base import InputShape, Record
+from edgeprune.records.calibration import Sha256
+from edgeprune.records.measurement import Accuracy, Latency, Milliseconds
+from edgeprune.records.target import Precision, Runtime
+
+Scenario = Literal["single-stream", "multi-stream", "offline"]
+Seconds = Annotated[float, Field(ge=0)]
+
+
+class Load(Record):
+    """How the engine is loaded with queries."""
+
+    scenario: Scenario = "single-stream"
+    min_duration_s: float = Field(default=600.0, gt=0)
+    """The run isn't over before."""
+    min_queries: int = Field(default=64, ge=1)
+    """… nor before so many queries (offline: images)."""
+    quick: bool = False
+    """Whether to stop there even if early stopping can't say anything yet; else the run goes on until it can."""
+    seed: int = Field(default=0, ge=0)
+    """Of the images' order."""
+    sustained: bool = False
+    """Whether heat is what is looked for: then it doesn't void the run."""
+    energy_s: Seconds = 0.0
+    """Length of the separate pass that power is read in, where the board has a sensor; 0 = none."""
+
+
+class BenchRequest(Record):
+    """What the device half is asked for. Paths are absolute or relative to this file's folder."""
+
+    format: Literal[1] = 1
+    engine: str
+    """The file that the runtime loads."""
+    runtime: Runtime
+    precision: Precision
+    threads: int = Field(ge=0, le=256)
+    """0 = one a core."""
+    input_shape: InputShape
+    images: tuple[str, ...] = Field(min_length=1)
+    """Image files; their place in this list, from 1, is the image id of the predictions."""
+    load: Load = Load()
+    sensors_root: str = "/"
+    """Where the device's /sys and /proc lie: elsewhere only for a recorded tree."""
+
+
+class EarlyStopping(Record):
+    """A percentile's upper bound at 99 % confidence, from the queries that there were."""
+
+    percentile: float = Field(gt=0, lt=1)
+    queries: int = Field(ge=0)
+    needed: int = Field(ge=1)
+    """Queries under which nothing can be said."""
+    discarded: int | None
+    """Slowest queries that lie over the estimate; None where there were too few queries."""
+    estimate_ms: Milliseconds | None
+
+
+class Window(Record):
+    """A stretch of the run, to see latency over time."""
+
+    start_s: Seconds
+    queries: int = Field(ge=1)
+    p50_ms: Milliseconds
+    p90_ms: Milliseconds
+
+
+class ScenarioResult(Record):
+    """One timed run. A sample is one image; a query has one (single-stream), eight (multi-stream) or all (offline)."""
+
+    scenario: Scenario
+    samples_per_query: int = Field(ge=1)
+    """offline: 1, since its one query is kept sample by sample."""
+    duration_s: Seconds
+    started_s: tuple[Seconds, ...]
+    """When each query began, from the run's start."""
+    query_ms: tuple[Milliseconds, ...]
+    """Each query from issue to its last detection."""
+    image: tuple[int, ...]
+    """Index of each sample's image in the request."""
+    preprocess_ms: tuple[Milliseconds, ...]
+    """Each sample: pixels in memory to the engine's input."""
+    inference_ms: tuple[Milliseconds, ...]
+    postprocess_ms: tuple[Milliseconds, ...]
+    """Each sample: the engine's output to boxes in the image's pixels."""
+    latency_ms: Latency
+    """Of queries."""
+    parts_ms: dict[Literal["preprocess", "inference", "postprocess"], Latency]
+    """Of samples."""
+    early_stopping: tuple[EarlyStopping, ...]
+    """single-stream: p90, its figure, and p99; multi-stream: p99; offline: none, its figure is throughput."""
+    throughput_per_s: float = Field(gt=0)
+    """Images a second, pre- and postprocessing included."""
+    over_time: tuple[Window, ...]
+
+
+class Reading(Record):
+    """The device's sensors at one moment."""
+
+    at_s: Seconds
+    """From the run's start."""
+    temperature_c: dict[str, float] = Field(default_factory=dict)
+    """By thermal zone."""
+    frequency_mhz: dict[str, float] = Field(default_factory=dict)
+    """What each group of cores runs at."""
+    frequency_limit_mhz: dict[str, float] = Field(default_factory=dict)
+    """What the system lets it run at: lowered when it is too hot."""
+    throttled: int | None = Field(default=None, ge=0)
+    """Raspberry Pi's bits."""
+    throttle_events: dict[str, int] = Field(default_factory=dict)
+    """Counters of throttling that the kernel keeps."""
+
+
+class CpuUse(Record):
+    """Seconds of processor time on the cores that the benchmark may use, over the run."""
+
+    own_s: Seconds
+    busy_s: Seconds
+    """Of everyone; steal of a virtual machine counts."""
+    available_s: Seconds
+
+
+class Energy(Record):
+    """Of a separate pass: reading power costs time."""
+
+    source: str
+    """Sensor and rails."""
+    joules: float = Field(ge=0)
+    images: int = Field(ge=1)
+    duration_s: float = Field(gt=0)
+    power_mw: tuple[tuple[Seconds, float], ...]
+    """(second of the pass, milliwatts)."""
+
+    @property
+    def joules_per_image(self) -> float:
+        """The whole board's or rail's energy over the pass, idle share included."""
+        return self.joules / self.images
+
+
+class Prediction(Record):
+    """One detection in COCO's result format."""
+
+    image_id: int = Field(ge=1)
+    category_id: int = Field(ge=1)
+    bbox: tuple[float, float, float, float]
+    """x, y, width, height in pixels of the image."""
+    score: float = Field(ge=0, le=1)
+
+
+class DeviceRun(Record):
+    """What the device measured."""
+
+    runtime: str
+    """Library and version."""
+    engine_sha256: Sha256
+    """Of the file that the runtime loaded, as the device had it."""
+    threads: int = Field(ge=1)
+    cold_start_ms: Milliseconds
+    """From a fresh process to the engine's first answer, imports left out."""
+    warm_up_s: Seconds
+    held_images: int = Field(ge=1)
+    """Images that the timed run drew from: held as pixels in memory."""
+    result: ScenarioResult
+    peak_rss_bytes: int | None
+    """Of the process, up to the end of the timed run, held images included."""
+    readings: tuple[Reading, ...] = Field(min_length=2)
+    """First before, last after the timed run."""
+    cpu: CpuUse | None
+    energy: Energy | None
+    void: tuple[str, ...]
+    """Why the run doesn't count; empty where it does."""
+    notes: tuple[str, ...]
+    """What couldn't be known here, and why."""
+    environment: dict[str, str]
+
+
+class DeviceAnswer(Record):
+    """The file that the device half writes."""
+
+    format: Literal[1] = 1
+    run: DeviceRun
+    predictions: tuple[Prediction, ...]
+    """Of every image once: of the timed run, and after it of the images that it didn't draw."""
+
+
+class Benchmark(Record):
+    """benchmark.json."""
+
+    target: str
+    bundle_sha256: Sha256
+    """Of the bundle's folder, manifest included."""
+    data: str
+    """The data.yaml that images and boxes come from."""
+    request: BenchRequest
+    run: DeviceRun
+    accuracy: Accuracy
+    """Of the run's own predictions."""
+    bundle_map50_95: float = Field(ge=0, le=1)
+    """What the bundle's manifest says of its accuracy."""
+    notes: tuple[str, ...] = ()
+    """Where the bundle wasn't made for what it ran on."""
+
+    @property
+    def void(self) -> tuple[str, ...]:
+        """Why nobody may quote these figures; empty where they count."""
+        return self.run.void
