@@ -5,6 +5,7 @@ from __future__ import annotations
 from edgeprune.records.base import Record, read_json, read_yaml, write_json
 from edgeprune.records.bundle import Bundle, BundleFile, Lineage, TensorSpec
 from edgeprune.records.calibration import CalibrationImage, CalibrationSet
+from edgeprune.records.kit import Kit
 from edgeprune.records.measurement import Accuracy, Comparison, Latency, Measurement, Parity, TensorParity
 from edgeprune.records.plan import LayerKeep, PrunedGroup, PrunePlan
 from edgeprune.records.quantization import Affine, Mixed, Quantization, Scheme
@@ -22,6 +23,7 @@ __all__ = [
     "CalibrationSet",
     "Comparison",
     "Goal",
+    "Kit",
     "Latency",
     "LayerKeep",
     "Lineage",
