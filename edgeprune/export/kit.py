@@ -154,11 +154,6 @@ def kit_sha256(folder: Path) -> str:
     return hashlib.sha256((folder / "kit.json").read_bytes()).hexdigest()
 
 
-def int8_forms(folder: Path, kit: Kit) -> tuple[Path, ...]:
-    """The graphs that gate.py can build."""
-    return tuple(folder / graph.file for graph in kit.graphs if graph.precision == "int8")
-
-
 def _candidates(quantized: Path, float_file: Path) -> tuple[_Candidate, ...]:
     master, plain_model = named(read_model(quantized)), named(read_model(float_file))
     if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in plain_model.graph.node):

@@ -116,6 +116,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--workspace", type=int, default=1024, metavar="MIB", help="memory that the builder may use")
     parser.add_argument("--dla", type=int, metavar="CORE", help="build for a DLA core, in FP16")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="blocks of each candidate in the race")
+    parser.add_argument("--warm-up", type=float, default=WARM_UP_S, help="seconds that each runs before the race")
     parser.add_argument("--again", action="store_true", help="build even if the engine is there")
     parser.add_argument("--parse-only", action="store_true", help="no build: does TensorRT take the graphs?")
     parser.add_argument("--build-only", action="store_true", help="don't run it: no golden outputs, no race")
@@ -208,7 +209,7 @@ def make(
         candidates.append(candidate)
     record = {"candidates": candidates, "chosen": candidates[0]["precision"]}
     if len(engines) > 1:
-        race(engines, candidates, record, options.rounds)
+        race(engines, candidates, record, options)
     return record
 
 
@@ -664,7 +665,7 @@ def differences(sums: list[float]) -> tuple[float, float]:
     return math.sqrt(boxes / boxes_n), math.sqrt(scores / scores_n)
 
 
-def race(engines: list[Engine], candidates: list[Json], record: Json, rounds: int) -> None:
+def race(engines: list[Engine], candidates: list[Json], record: Json, options: argparse.Namespace) -> None:
     """Time both in interleaved blocks, in an order shuffled by seed, and choose. Adds to `candidates` and `record`.
 
     Sample: one inference with its input on the GPU, enqueue to end. Blocks are compared by their medians, paired by
@@ -674,13 +675,13 @@ def race(engines: list[Engine], candidates: list[Json], record: Json, rounds: in
     sizes = []
     for engine in engines:
         started, inferences = time.perf_counter(), 0
-        while time.perf_counter() - started < WARM_UP_S:
+        while not inferences or time.perf_counter() - started < options.warm_up:
             engine.infer()
             inferences += 1
-        sizes.append(max(MIN_BLOCK, round(inferences * BLOCK_S / WARM_UP_S)))
+        sizes.append(max(MIN_BLOCK, round(inferences * BLOCK_S / (time.perf_counter() - started))))
     blocks: list[list[list[float]]] = [[] for _ in engines]
     order = []
-    for _ in range(rounds):
+    for _ in range(options.rounds):
         turn = list(range(len(engines)))
         shuffle.shuffle(turn)
         for index in turn:
