@@ -115,8 +115,8 @@ def inspect(model: onnx.ModelProto, name: str = "model") -> GateReport:
 def _type(layer: dict[str, Any] | None) -> str:
     if layer is None or not layer["inputs"]:
         return "no layer"
-    if layer["inputs"][0] == "Int8" and "Int8" in layer["constants"]:
-        return "int8"
+    if layer["inputs"][0] == "Int8" and "Int8" not in layer["constants"]:
+        return "int8 with float weights"
     return str(layer["inputs"][0]).lower()
 
 

@@ -271,7 +271,7 @@ def _require_board(board: dict[str, str], options: argparse.Namespace) -> None:
         raise Stop(WRONG, "This is no Jetson.", where=options.root / "etc/nv_tegra_release",
                    expected="L4T's release, as '# R36 (release), REVISION: 4.0, …'", got="nothing",
                    next_step="an engine runs where it was built; --elsewhere builds one for this machine")  # fmt: skip
-    if board["architecture"] != platform.machine():
+    if board["architecture"] not in ("", platform.machine()):
         raise Stop(WRONG, "The board is of another architecture than this machine.", where=options.root,
                    expected=board["architecture"], got=platform.machine(),
                    next_step="run it on the board; --elsewhere builds an engine for this machine")  # fmt: skip

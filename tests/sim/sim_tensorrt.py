@@ -16,14 +16,13 @@ import enum
 import json
 import os
 import time
-
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import onnx
 
 __version__ = os.environ.get("SIM_TENSORRT", "10.3.0")
-NUMBER = tuple(map(int, __version__.split(".")))
+NUMBER = tuple(int(part) for part in __version__.split("."))
 FLAGGED = NUMBER < (11,)
 
 
@@ -135,7 +134,7 @@ class OnnxParser:
 
         self.network.model = onnx.load_from_string(content)
         if not self.network.explicit:
-            self.errors.append("This version of the ONNX parser only supports networks with an explicit batch dimension")
+            self.errors.append("this version only supports networks with an explicit batch dimension")
         if View(self.network.model).opset > 17 and NUMBER < (10,):
             self.errors.append("unsupported opset")
         return not self.errors
@@ -181,8 +180,10 @@ class Engine:
             tensor = {"Datatype": "Int8" if int8 else "Half", "Format": "(NHWC) Channel major format"}
             more: dict[str, object] = {"LayerType": "correlation", "Constants": [tensor]}
         else:
-            words = "Thirty-two wide channel vectorized row major Int8 format" if int8 else "Row major linear FP16 format"
-            tensor = {"Location": "Device", "Format/Datatype": words}
+            words = (
+                "Thirty-two wide channel vectorized row major Int8 format" if int8 else "Row major linear FP16 format"
+            )
+            tensor = {"Location": "Device", "Format/Datatype": f"{words} format"}
             more = {"LayerType": "CaskConvolution", "ParameterType": "Convolution",
                     "Weights": {"Type": "Int8" if int8 else "Half", "Count": 1}}  # fmt: skip
         if NUMBER >= (8, 6):
@@ -199,7 +200,9 @@ class Context:
         self.engine, self.addresses = engine, dict[str, int]()
         import onnxruntime
 
-        self.session: Any = onnxruntime.InferenceSession(engine.model.SerializeToString(), providers=["CPUExecutionProvider"])
+        self.session: Any = onnxruntime.InferenceSession(
+            engine.model.SerializeToString(), providers=["CPUExecutionProvider"]
+        )
         self.precision = "int8" if engine.quantized else "fp16"
 
     def set_tensor_address(self, name: str, address: int) -> bool:
