@@ -19,6 +19,7 @@ from typer.core import TyperGroup
 from edgeprune.cli_calibrate import calibrate
 from edgeprune.errors import EdgepruneError, PlanError, ProfileError, RecipeError
 from edgeprune.records import (
+    BoardEngine,
     Bundle,
     CalibrationSet,
     Kit,
@@ -339,6 +340,7 @@ def schema(
     """JSON Schemas of the records, for editors."""
     records: tuple[type[Record], ...] = (
         TargetProfile, Recipe, CalibrationSet, PrunePlan, Quantization, Measurement, Bundle, Report, Kit,
+        BoardEngine,
     )  # fmt: skip
     texts = {r.__name__: json.dumps(r.model_json_schema(), indent=2, sort_keys=True) for r in records}
     if out is None:

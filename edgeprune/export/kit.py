@@ -57,8 +57,8 @@ TYPED = ("11", "11.4")
 #: First version that takes its types from the graph alone, and the first that nobody has seen.
 _TYPED_SINCE, _UNKNOWN = "11", "12"
 #: The typed form on the host is one of many ways to round; a board's kernels add in other orders and fuse in other
-#: places. Tried (YOLOv8n, INT8, four COCO images): the typed form moves scores by 0.035 and boxes by 0.45 px, OpenVINO's
-#: integer kernels by 0.037 and 0.44 px.
+#: places. Tried (YOLOv8n, INT8, four COCO images): the typed form moves scores by 0.035 and boxes by 0.45 px,
+#: OpenVINO's integer kernels by 0.037 and 0.44 px.
 MARGIN = 3.0
 #: Least tolerance, as a share of the range (scores: 1, boxes: the input's edge): four of FP16's steps at its end.
 FLOOR = 2.0**-9

@@ -115,7 +115,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--precision", choices=("race", "int8", "fp16"), default="race", help="build one only")
     parser.add_argument("--workspace", type=int, default=1024, metavar="MIB", help="memory that the builder may use")
     parser.add_argument("--dla", type=int, metavar="CORE", help="build for a DLA core, in FP16")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help="blocks of each candidate in the race")
+    parser.add_argument("--rounds", type=_at_least_2, default=ROUNDS, help="blocks of each candidate in the race")
     parser.add_argument("--warm-up", type=float, default=WARM_UP_S, help="seconds that each runs before the race")
     parser.add_argument("--again", action="store_true", help="build even if the engine is there")
     parser.add_argument("--parse-only", action="store_true", help="no build: does TensorRT take the graphs?")
@@ -126,6 +126,13 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--cudart", metavar="FILE", help="the CUDA runtime library")
     parser.add_argument("--root", type=Path, default=Path("/"), help="where /etc and /proc of the board lie")
     return parser.parse_args(arguments)
+
+
+def _at_least_2(text: str) -> int:
+    number = int(text)
+    if number < 2:
+        raise argparse.ArgumentTypeError("2 at least: blocks are compared in pairs, and one pair has no interval")
+    return number
 
 
 def run(options: argparse.Namespace) -> int:
@@ -668,8 +675,8 @@ def differences(sums: list[float]) -> tuple[float, float]:
 def race(engines: list[Engine], candidates: list[Json], record: Json, options: argparse.Namespace) -> None:
     """Time both in interleaved blocks, in an order shuffled by seed, and choose. Adds to `candidates` and `record`.
 
-    Sample: one inference with its input on the GPU, enqueue to end. Blocks are compared by their medians, paired by
-    round; the bootstrap resamples rounds, since samples within a block aren't independent.
+    Sample: one inference with its input on the GPU, enqueue to end, without a CUDA graph. Blocks are compared by their
+    medians, paired by round; the bootstrap resamples rounds, since samples within a block aren't independent.
     """
     shuffle = random.Random(0)
     sizes = []
@@ -694,17 +701,25 @@ def race(engines: list[Engine], candidates: list[Json], record: Json, options: a
             order.append(index)
     for candidate, own in zip(candidates, blocks):
         samples = sorted(s for block in own for s in block)
-        latency = {f"p{p}": samples[min(len(samples) * p // 100, len(samples) - 1)] for p in (50, 90, 99)}
-        candidate.update(blocks_ms=own, latency_ms=dict(latency, samples=len(samples)))
+        latency = {f"p{p}": _percentile(samples, p) for p in (50, 90, 99)}
+        mad = statistics.median(abs(sample - latency["p50"]) for sample in samples)
+        candidate.update(blocks_ms=own, latency_ms=dict(latency, mad=mad, samples=len(samples)))
         print("{precision}: p50 {p50:.3f} ms, p90 {p90:.3f}, p99 {p99:.3f}".format(**dict(candidate, **latency)))
     ratios = [statistics.median(int8) / statistics.median(fp16) for int8, fp16 in zip(*blocks)]
     low, high = interval(ratios)
     record.update(
         chosen="int8" if high < 1 else "fp16", order=order,
-        int8_to_fp16={"ratio": statistics.median(ratios), "low": low, "high": high, "confidence": CONFIDENCE,
-                      "pairs": len(ratios)},
+        comparison={"build": "int8", "parent": "fp16", "ratio": statistics.median(ratios), "low": low, "high": high,
+                    "confidence": CONFIDENCE, "pairs": len(ratios)},
     )  # fmt: skip
     print(f"INT8 takes {statistics.median(ratios):.3f} [{low:.3f}, {high:.3f}] of FP16's time")
+
+
+def _percentile(ordered: list[float], percent: int) -> float:
+    """Linear between neighbours, as numpy has it."""
+    place = (len(ordered) - 1) * percent / 100
+    low = ordered[int(place)]
+    return low + (ordered[min(int(place) + 1, len(ordered) - 1)] - low) * (place - int(place))
 
 
 def interval(ratios: list[float]) -> tuple[float, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from edgeprune.records.base import Record, read_json, read_yaml, write_json
+from edgeprune.records.board import BoardEngine
 from edgeprune.records.bundle import Bundle, BundleFile, Lineage, TensorSpec
 from edgeprune.records.calibration import CalibrationImage, CalibrationSet
 from edgeprune.records.kit import Kit
@@ -17,6 +18,7 @@ __all__ = [
     "Accuracy",
     "Affine",
     "BenchRun",
+    "BoardEngine",
     "Bundle",
     "BundleFile",
     "CalibrationImage",

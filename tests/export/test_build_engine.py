@@ -20,8 +20,11 @@ from pathlib import Path
 
 import pytest
 
+from edgeprune.bench.measure import summarise
+from edgeprune.errors import DeviceError
 from edgeprune.export.gate import MODULES
 from edgeprune.kit import build_engine
+from edgeprune.records import BoardEngine, read_json
 from tests.conftest import ROOT
 from tests.export.test_quantized import Built
 
@@ -48,9 +51,9 @@ def said(done: Run, code: int) -> str:
     return done.stdout + done.stderr
 
 
-def record(cache: Path) -> tuple[Path, dict]:
+def record(cache: Path) -> tuple[Path, BoardEngine]:
     (file,) = cache.rglob("engine.json")
-    return file.parent, json.loads(file.read_text())
+    return file.parent, read_json(file, BoardEngine, DeviceError)
 
 
 def rewritten(kit: Path, folder: Path, change: Callable[[Path], None]) -> Path:
@@ -112,10 +115,10 @@ def test_build_by_nvidias_builder(kit: Path, tmp_path: Path, version: str, suffi
     arguments = (*RTX, "--as", version, "--build-only")
     text = said(build(kit, tmp_path, *arguments), 0)
     folder, made = record(tmp_path)
-    assert (made["chosen"], made["raced"]) == ("int8", False)
-    assert [c["graph"] for c in made["candidates"]] == [f"graphs/int8{suffix}.onnx", f"graphs/fp16{suffix}.onnx"]
+    assert (made.chosen, made.raced) == ("int8", False)
+    assert [c.graph for c in made.candidates] == [f"graphs/int8{suffix}.onnx", f"graphs/fp16{suffix}.onnx"]
     stated = json.loads((kit / "kit.json").read_text())
-    assert made["candidates"][0]["convolutions"] == dict.fromkeys(stated["int8_convolutions"], "int8")
+    assert made.candidates[0].convolutions == dict.fromkeys(stated["int8_convolutions"], "int8")
     assert {"build log"} == {json.loads(p.read_text())["source"] for p in folder.glob("layers-*.json")}
     assert any(
         layer["inputs"][:1] == ["int8"] for layer in json.loads((folder / "layers-int8.json").read_text())["layers"]
@@ -128,8 +131,8 @@ def test_build_by_nvidias_builder(kit: Path, tmp_path: Path, version: str, suffi
     assert sorted(p.name for p in folder.parent.iterdir()) == sorted([folder.name, "timing.cache"]), "no leftovers"
     assert "trtexec --onnx=" in text
     assert ("--int8 --fp16" in text) == (version == "8.6"), "11 has no such flags"
-    assert made["kit_sha256"] == hashlib.sha256((kit / "kit.json").read_bytes()).hexdigest()
-    assert folder.name.startswith(made["kit_sha256"])
+    assert made.kit_sha256 == hashlib.sha256((kit / "kit.json").read_bytes()).hexdigest()
+    assert folder.name.startswith(made.kit_sha256)
 
     before = (folder / "model.plan").stat().st_mtime_ns
     assert "built before, int8" in said(build(kit, tmp_path, *arguments), 0)
@@ -184,6 +187,10 @@ def test_a_layer_between_kernels_isnt_the_convolution_and_weights_count() -> Non
     between = layer | {"type": "Reformat Reformat", "inputs": ["float"], "weights": []}
     assert build_engine.found_type("c", [between, layer]) == "int8"
     assert build_engine.found_type("c", [between]) == "no layer"
+    other = layer | {"type": "Myelin", "inputs": ["half"], "weights": []}
+    assert build_engine.found_type("c", [other, layer]) == "int8", (
+        "a convolution's layer goes before others of its name"
+    )
     assert build_engine.found_type("c", [layer | {"weights": ["half"]}]) == "half weights"
     assert build_engine.found_type("c", [layer | {"weights": []}]) == "int8", "8.5 states none for some kernels"
 
@@ -328,16 +335,17 @@ def test_race_keeps_every_sample_and_takes_the_faster(
     done = build(kit, tmp_path / "cache", *sim, "--root", root, SIM_TENSORRT=version, **{slow: "60"})
     text = said(done, 0)
     folder, made = record(tmp_path / "cache")
-    assert made["chosen"] == ("fp16" if version == "8.6.2" else "int8")
-    assert (made["int8_to_fp16"]["high"] < 1) == (made["chosen"] == "int8")
-    assert tuple(c["flags"] for c in made["candidates"]) == flags
-    for index, candidate in enumerate(made["candidates"]):
-        assert made["order"].count(index) == len(candidate["blocks_ms"]) == 2
-        assert sum(map(len, candidate["blocks_ms"])) == candidate["latency_ms"]["samples"] >= 16
-        golden = candidate["golden"]
-        assert golden["boxes_rms_px"] <= golden["boxes_rms_px_tolerated"]
-        assert golden["scores_rms"] <= golden["scores_rms_tolerated"]
-    assert set(made["candidates"][0]["convolutions"].values()) == {"int8"}
+    assert made.chosen == ("fp16" if version == "8.6.2" else "int8")
+    assert made.comparison.faster == (made.chosen == "int8")
+    assert tuple(list(c.flags) for c in made.candidates) == flags
+    for index, candidate in enumerate(made.candidates):
+        assert made.order.count(index) == len(candidate.blocks_ms) == 2
+        assert sum(map(len, candidate.blocks_ms)) == candidate.latency_ms.samples >= 16
+        samples = [sample for block in candidate.blocks_ms for sample in block]
+        assert candidate.latency_ms.model_dump() == pytest.approx(summarise(samples).model_dump(), rel=1e-6)
+        assert candidate.golden.boxes_rms_px <= candidate.golden.boxes_rms_px_tolerated
+        assert candidate.golden.scores_rms <= candidate.golden.scores_rms_tolerated
+    assert set(made.candidates[0].convolutions.values()) == {"int8"}
     assert json.loads((folder / "layers-int8.json").read_text())["source"] == "engine inspector"
     assert "p50" in text
     assert "[" in text
@@ -345,8 +353,8 @@ def test_race_keeps_every_sample_and_takes_the_faster(
     assert place[:3] == (
         "nvidia-jetson-orin-nano-developer-kit-nvidia-p3767-5", "jetpack-6.1-6.2-l4t-36.4.0", f"sim-tensorrt-{version}",
     )  # fmt: skip
-    assert place[3] == made["kit_sha256"]
-    assert made["board"]["power_mode"] == "0002"
+    assert place[3] == made.kit_sha256
+    assert made.board.power_mode == "0002"
 
 
 @pytest.mark.parametrize("version", ["8.5.2", "10.3.0", "11.4.0"])
@@ -378,7 +386,7 @@ def test_dla_takes_fp16_and_ultralytics_is_told_the_core(kit: Path, tmp_path: Pa
     assert "one of 2" in said(build(kit, tmp_path, *sim, "--dla", 2, SIM_DLA="2"), 2)
     text = said(build(kit, tmp_path, *sim, "--dla", 1, SIM_DLA="2"), 0)
     folder, made = record(tmp_path)
-    assert made["candidates"][0]["flags"] == ["FP16", "GPU_FALLBACK"]
+    assert made.candidates[0].flags == ("FP16", "GPU_FALLBACK")
     assert "--useDLACore=1 --allowGPUFallback" in text
     content = (folder / "model.engine").read_bytes()
     assert json.loads(content[4 : 4 + int.from_bytes(content[:4], "little")])["dla"] == "1"
@@ -406,6 +414,6 @@ def test_cache_that_was_changed_is_built_anew(kit: Path, tmp_path: Path, sim: tu
 def test_whole_path_on_a_gpu(kit: Path, tmp_path: Path) -> None:
     said(build(kit, tmp_path, "--elsewhere", "--rounds", 10), 0)
     _, made = record(tmp_path)
-    assert made["raced"]
-    assert set(made["candidates"][0]["convolutions"].values()) == {"int8"}
+    assert made.raced
+    assert set(made.candidates[0].convolutions.values()) == {"int8"}
     assert "built before" in said(build(kit, tmp_path, "--elsewhere", "--rounds", 10), 0)
