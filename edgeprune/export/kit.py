@@ -15,7 +15,8 @@ Rules:
 - What that can tell and what not (YOLOv8n, INT8): two swapped channels in one of 57 convolutions move the outputs by no
   more than rounding does; outputs in another order move scores by 0.5. The golden outputs find an engine that computes
   something else; that a runtime computes each tensor right is what steps.py looks at, on the host.
-- Same inputs, same bytes. No clock, no path of this machine.
+- Same inputs, same bytes. No clock, no path of this machine. (The golden outputs are sums of floats: another processor,
+  or another ONNX Runtime, may round their last bits otherwise.)
 
 Source: NVIDIA, TensorRT support matrix and 'Serialized engines are not portable across platforms or versions'.
 """
@@ -23,9 +24,9 @@ Source: NVIDIA, TensorRT support matrix and 'Serialized engines are not portable
 from __future__ import annotations
 
 import hashlib
-import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ from edgeprune.export.tensorrt import tensorrt_form, typed_fp16
 from edgeprune.export.view import View, read_model
 from edgeprune.records import BundleFile, TensorSpec, write_json
 from edgeprune.records.dataset import IMAGE_SUFFIXES, read_dataset
-from edgeprune.records.files import move, sha256_file, write_bytes
+from edgeprune.records.files import move, no_space, sha256_file, write_bytes
 from edgeprune.records.kit import Expected, Golden, Kit, KitGraph, KitPrecision
 from edgeprune.runtime.preprocess import Floats, letterbox, read_image
 from edgeprune.runtime.session import open_unoptimised
@@ -107,9 +108,9 @@ def write_kit(
     for candidate in candidates:
         _refuse_errors(candidate.form, claimed or (oldest,), f"{candidate.precision} graph")
         _refuse_errors(candidate.typed, TYPED, f"typed {candidate.precision} graph")
-    with tempfile.TemporaryDirectory() as work:
-        folder = Path(work) / "kit"
-        shutil.copyfile(Path(edgeprune.kit.__path__[0]) / SCRIPT, _place(folder / SCRIPT))
+    with no_space(out), _beside(out) as work:
+        folder = work / "kit"
+        write_bytes(folder / SCRIPT, (Path(edgeprune.kit.__path__[0]) / SCRIPT).read_bytes())
         (folder / SCRIPT).chmod(0o755)
         write_bytes(folder / "golden/input.f32", pixels.astype("<f4").tobytes())
         graphs, expected = [], []
@@ -144,9 +145,7 @@ def write_kit(
             ),
         )
         write_json(folder / "kit.json", kit)
-        beside = out.with_name(f".{out.name}.part")
-        shutil.rmtree(beside, ignore_errors=True)
-        move(Path(shutil.copytree(folder, _place(beside))), out)
+        move(folder, out)
     return kit
 
 
@@ -265,6 +264,9 @@ def _json(value: Any) -> Any:
     return [_json(v) for v in value] if isinstance(value, list | tuple) else value
 
 
-def _place(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
+@contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    """A folder on the same disk, which goes whatever happens."""
+    path.absolute().parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.absolute().parent, prefix=f".{path.name}.") as work:
+        yield Path(work)

@@ -188,9 +188,7 @@ def test_a_layer_between_kernels_isnt_the_convolution_and_weights_count() -> Non
     assert build_engine.found_type("c", [between, layer]) == "int8"
     assert build_engine.found_type("c", [between]) == "no layer"
     other = layer | {"type": "Myelin", "inputs": ["half"], "weights": []}
-    assert build_engine.found_type("c", [other, layer]) == "int8", (
-        "a convolution's layer goes before others of its name"
-    )
+    assert build_engine.found_type("c", [other, layer]) == "int8", "its own layer goes before others that bear its name"
     assert build_engine.found_type("c", [layer | {"weights": ["half"]}]) == "half weights"
     assert build_engine.found_type("c", [layer | {"weights": []}]) == "int8", "8.5 states none for some kernels"
 

@@ -6,6 +6,7 @@ import array
 import math
 import shutil
 import struct
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from edgeprune.errors import DataError, EdgepruneError, ExportError
+from edgeprune.errors import DataError, DeviceError, EdgepruneError, ExportError
 from edgeprune.export.kit import FLOOR, MARGIN, differences, kit_sha256, write_kit
 from edgeprune.export.lint import lint
 from edgeprune.export.view import View
@@ -178,6 +179,20 @@ def test_a_folder_with_something_else_is_left_alone(small: Built, images: Path, 
     with pytest.raises(ExportError, match="holds something else"):
         write_kit(small.file, small.float_file, images, tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_full_disk_leaves_nothing(small: Built, images: Path, tmp_path: Path) -> None:
+    """On a real file system of 8 MB, where the tests may mount one."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("left out: mounting a small file system needs root")
+    try:
+        with pytest.raises(DeviceError, match="No space left on device"):
+            write_kit(small.file, small.float_file, images, disk / "kit")
+        assert list(disk.iterdir()) == []
+    finally:
+        subprocess.run(["umount", disk], check=True)
 
 
 def test_command_line(small: Built, images: Path, kit: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ DEVICE_ROOMS = (
     "edgeprune.errors", "edgeprune.records", "edgeprune.records.dataset", "edgeprune.runtime.decode",
     "edgeprune.runtime.predict", "edgeprune.runtime.preprocess", "edgeprune.runtime.session",
     "edgeprune.bench.measure", "edgeprune.bench.worker", "edgeprune.calibration.select", "edgeprune.calibration.sets",
+    "edgeprune.kit.build_engine",
 )  # fmt: skip
 
 BLOCK = """
