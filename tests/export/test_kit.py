@@ -18,7 +18,9 @@ from onnx import TensorProto, helper
 from edgeprune.errors import DataError, DeviceError, EdgepruneError, ExportError
 from edgeprune.export.kit import FLOOR, MARGIN, differences, kit_sha256, write_kit
 from edgeprune.export.lint import lint
+from edgeprune.export.qdq import Graph, as_float
 from edgeprune.export.view import View
+from edgeprune.job import find_target
 from edgeprune.kit import build_engine
 from edgeprune.records import Kit, read_json
 from edgeprune.records.files import sha256_file
@@ -68,6 +70,20 @@ def test_graphs_are_clean_for_every_version_that_they_claim(kit: Path) -> None:
 def test_int8_convolutions_are_those_of_the_quantization(small: Built, kit: Path) -> None:
     convolutions = read(kit).int8_convolutions
     assert len(convolutions) == len(set(convolutions)) == len(small.record.weights)
+
+
+def test_layers_that_went_back_to_float_need_not_be_int8(small: Built, images: Path, kit: Path, tmp_path: Path) -> None:
+    """mixed.onnx: what the agreed accuracy left in INT8."""
+    first = Graph(small.model).quantized_convolutions()[0]
+    onnx.save(as_float(small.model, [first]), tmp_path / "mixed.onnx")
+    made = write_kit(tmp_path / "mixed.onnx", small.float_file, images, tmp_path / "kit", count=1)
+    assert made.int8_convolutions == read(kit).int8_convolutions[1:]
+
+
+def test_the_target_for_kits_asks_for_what_tensorrt_takes() -> None:
+    profile = find_target("jetson-int8")
+    assert "int8" in profile.precisions
+    assert (profile.quantization.activations, profile.quantization.placement) == ("symmetric", "conv-inputs")
 
 
 @pytest.mark.parametrize("precision", ["int8", "fp16"])
