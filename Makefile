@@ -18,7 +18,7 @@ export YOLO_OFFLINE := true
 export ORT_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup targets demo check lint types layers test zoo bench-int8 bench-ptq bench-schedules slow schema clean $(TARGETS)
+.PHONY: help setup targets demo check lint types layers test test-gpu zoo bench-int8 bench-ptq bench-schedules slow schema clean $(TARGETS)
 
 help: ## this text
 	@echo "make TARGET MODEL=best.pt DATA=data.yaml [RECIPE=recipe.yaml] [CALIBRATION=name] [OUT=build]"
@@ -74,6 +74,9 @@ bench-ptq: $(READY) ## what quantization alone costs: mAP in torch and on both r
 bench-schedules: $(READY) ## qap, prune-then-qat and ptq, three seeds, equal epochs (MODEL, DATA, CALIBRATION; hours)
 	@$(BIN)/python -m tests.schedules --model "$(MODEL)" --data "$(DATA)" --calibration "$(CALIBRATION)" \
 		--out "$(OUT)/schedules" $(OPTIONS)
+
+test-gpu: $(READY) ## the tests that need an NVIDIA GPU and TensorRT
+	@$(BIN)/python -m pytest -m gpu
 
 slow: $(READY) ## the tests that take minutes each
 	@$(BIN)/python -m pytest -m slow

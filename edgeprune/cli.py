@@ -22,8 +22,10 @@ from edgeprune.errors import BundleError, EdgepruneError, PlanError, ProfileErro
 from edgeprune.records import (
     Benchmark,
     BenchRequest,
+    BoardEngine,
     Bundle,
     CalibrationSet,
+    Kit,
     Measurement,
     PrunePlan,
     Quantization,
@@ -304,6 +306,26 @@ def gate(
 
 
 @app.command()
+def kit(
+    quantized: Annotated[Path, typer.Argument(help="quantized.onnx or mixed.onnx of an int8 build, symmetric.")],
+    float_file: Annotated[Path, typer.Option("--float", help="pruned.onnx of the same build: the FP16 candidate.")],
+    images: Annotated[Path, typer.Option("--images", help="Folder of images, or a data.yaml, for golden outputs.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the kit.")],
+    oldest: Annotated[str, typer.Option("--oldest", help="First TensorRT that the kit is for.")] = "8.5",
+    count: Annotated[int, typer.Option("--golden", min=1, max=64, help="Golden images.")] = 4,
+) -> None:
+    """A build kit for Jetson boards: graphs, golden outputs, and build_engine.py, which builds on the board."""
+    from edgeprune.export.kit import kit_sha256, write_kit
+    from edgeprune.report.lint import kit_table
+
+    made = write_kit(quantized, float_file, images, out, oldest=oldest, count=count)
+    console.print(kit_table(made))
+    size = sum(file.bytes for file in made.files)
+    console.print(f"{out}: {size / 1e6:.1f} MB, sha256 {kit_sha256(out)}")
+    console.print("  copy the folder to the board, then there: python3 build_engine.py")
+
+
+@app.command()
 def targets() -> None:
     """List the targets."""
     from edgeprune.job import find_target, list_targets
@@ -337,7 +359,7 @@ def schema(
     """JSON Schemas of the records, for editors."""
     records: tuple[type[Record], ...] = (
         TargetProfile, Recipe, CalibrationSet, PrunePlan, Quantization, Measurement, Bundle, Report, BenchRequest,
-        Benchmark,
+        Benchmark, Kit, BoardEngine,
     )  # fmt: skip
     texts = {r.__name__: json.dumps(r.model_json_schema(), indent=2, sort_keys=True) for r in records}
     if out is None:

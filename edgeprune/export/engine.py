@@ -86,13 +86,13 @@ def _openvino(onnx_file: Path, folder: Path) -> Path:
         raise ExportError(
             "OpenVINO can't convert the ONNX file.", where=onnx_file, got=str(error).splitlines()[0]
         ) from error
-    text = yaml.safe_dump({k: _plain(v) for k, v in metadata(onnx_file).items()}, sort_keys=True, allow_unicode=True)
+    text = yaml.safe_dump({k: plain(v) for k, v in metadata(onnx_file).items()}, sort_keys=True, allow_unicode=True)
     (artifact / "metadata.yaml").write_text(text, encoding="utf-8")
     return artifact
 
 
-def _plain(value: str) -> object:
-    """ONNX keeps text only; Ultralytics' YAML reader wants the literal that it stands for."""
+def plain(value: str) -> object:
+    """A value of the ONNX file's metadata, which is text only, as Ultralytics' readers want it: the literal."""
     try:
         literal: object = ast.literal_eval(value)
     except (ValueError, SyntaxError):

@@ -77,7 +77,7 @@ def inspect(model: onnx.ModelProto, name: str = "model") -> GateReport:
     """
     if any(importlib.util.find_spec(module) is None for module in MODULES):
         raise missing_package("tensorrt_rtx_cu13_bindings", "tensorrt-rtx")
-    model = _named(model)
+    model = named(model)
     view = View(model)
     for node, sentence in rules.unsigned_activation(view):
         raise ExportError(
@@ -115,12 +115,12 @@ def inspect(model: onnx.ModelProto, name: str = "model") -> GateReport:
 def _type(layer: dict[str, Any] | None) -> str:
     if layer is None or not layer["inputs"]:
         return "no layer"
-    if layer["inputs"][0] == "Int8" and "Int8" in layer["constants"]:
-        return "int8"
+    if layer["inputs"][0] == "Int8" and "Int8" not in layer["constants"]:
+        return "int8 with float weights"
     return str(layer["inputs"][0]).lower()
 
 
-def _named(model: onnx.ModelProto) -> onnx.ModelProto:
+def named(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy whose nodes all have names of their own: TensorRT reports by name."""
     copy = onnx.ModelProto.FromString(model.SerializeToString())
     taken: set[str] = set()

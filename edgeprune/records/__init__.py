@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from edgeprune.records.base import Record, read_json, read_yaml, write_json
 from edgeprune.records.benchmark import Benchmark, BenchRequest, DeviceAnswer, Load
+from edgeprune.records.board import BoardEngine
 from edgeprune.records.bundle import Bundle, BundleFile, Lineage, TensorSpec
 from edgeprune.records.calibration import CalibrationImage, CalibrationSet
+from edgeprune.records.kit import Kit
 from edgeprune.records.measurement import Accuracy, Comparison, Latency, Measurement, Parity, TensorParity
 from edgeprune.records.plan import LayerKeep, PrunedGroup, PrunePlan
 from edgeprune.records.quantization import Affine, Mixed, Quantization, Scheme
@@ -19,6 +21,7 @@ __all__ = [
     "BenchRequest",
     "BenchRun",
     "Benchmark",
+    "BoardEngine",
     "Bundle",
     "BundleFile",
     "CalibrationImage",
@@ -26,6 +29,7 @@ __all__ = [
     "Comparison",
     "DeviceAnswer",
     "Goal",
+    "Kit",
     "Latency",
     "LayerKeep",
     "Lineage",

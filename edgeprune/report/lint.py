@@ -1,4 +1,4 @@
-"""Lint's findings and the gate's answer as tables.
+"""Lint's findings, the gate's answer and a build kit as tables.
 
 Findings of one rule with one sentence are one row: the first node, and how many more. 57 convolutions with the same
 fault have one cause.
@@ -14,6 +14,7 @@ from rich.table import Table
 
 from edgeprune.export.lint import Finding
 from edgeprune.records.gate import GateReport
+from edgeprune.records.kit import Kit
 
 _COLOURS = {"error": "red", "slow": "yellow", "coarse": "yellow"}
 
@@ -39,4 +40,18 @@ def gate_table(report: GateReport) -> Table:
         table.add_column(heading)
     for (expected, found), number in Counter((c.expected, c.found) for c in report.convolutions).items():
         table.add_row(f"{number} convolutions", expected, found)
+    return table
+
+
+def kit_table(kit: Kit) -> Table:
+    """What the board may build, and how far off it may be."""
+    tolerated = {expected.precision: expected for expected in kit.golden.expected}
+    table = Table(box=None)
+    for heading in ("TensorRT", "candidate", "boxes off by px", "scores off by", "INT8 convolutions"):
+        table.add_column(heading)
+    for graph in kit.graphs:
+        expected = tolerated[graph.precision]
+        must = str(len(kit.int8_convolutions)) if graph.precision == "int8" else ""
+        versions = f"{graph.since} up to, without {graph.before}"
+        table.add_row(versions, graph.file, f"{expected.boxes_rms_px:g}", f"{expected.scores_rms:g}", must)
     return table

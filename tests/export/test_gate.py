@@ -84,6 +84,13 @@ def test_convolution_that_silently_runs_in_float_is_named(model: onnx.ModelProto
     assert why & {"activation-per-channel", "scale-as-vector", "weight-axis", "half-quantized"}, "lint says why"
 
 
+def test_integers_without_integer_weights_arent_int8() -> None:
+    """No graph is known that the builder does this to; it must not pass if there is one."""
+    layer = {"inputs": ["Int8"], "constants": ["Int8", "Float"]}
+    assert gate_module._type(layer) == "int8"
+    assert gate_module._type(layer | {"constants": ["Float"]}) == "int8 with float weights"
+
+
 @needs_builder
 def test_form_makes_a_vector_of_one_scale_a_scalar() -> None:
     assert gate(tensorrt_form(one(scale=[0.02], zero=np.zeros(1, np.int8)))).int8 == 1

@@ -52,8 +52,8 @@ class Built:
 
 
 @pytest.fixture(scope="module")
-def portable(tmp_path_factory: pytest.TempPathFactory) -> Built:
-    return Built(tmp_path_factory.mktemp("portable"))
+def portable(small: Built) -> Built:
+    return small
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,1 @@
+"""Simulators of what isn't here: a board's TensorRT and its CUDA runtime."""

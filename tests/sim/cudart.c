@@ -1,0 +1,23 @@
+/* The CUDA runtime as build_engine.py calls it, with the host's memory as the GPU's. SIM_CUDA_FULL: no memory left. */
+#include <stdlib.h>
+#include <string.h>
+
+int cudaGetDeviceCount(int *count) { *count = getenv("SIM_CUDA_NONE") ? 0 : 1; return 0; }
+int cudaDeviceGetAttribute(int *value, int attribute, int device) {
+    (void)device;
+    *value = attribute == 75 ? 8 : attribute == 76 ? 7 : -1; /* compute capability 8.7 */
+    return 0;
+}
+int cudaStreamCreate(void **stream) { *stream = malloc(1); return 0; }
+int cudaStreamSynchronize(void *stream) { return stream ? 0 : 400; }
+int cudaMalloc(void **pointer, size_t size) {
+    if (getenv("SIM_CUDA_FULL")) return 2;
+    *pointer = malloc(size);
+    return *pointer ? 0 : 2;
+}
+int cudaMemcpy(void *to, const void *from, size_t size, int kind) {
+    if (kind != 1 && kind != 2) return 21; /* only host to device and back are used */
+    memcpy(to, from, size);
+    return 0;
+}
+const char *cudaGetErrorString(int code) { return code == 2 ? "out of memory" : "simulated error"; }
