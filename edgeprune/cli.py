@@ -17,10 +17,12 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from edgeprune.cli_calibrate import calibrate
+from edgeprune.cli_device import device
 from edgeprune.errors import EdgepruneError, PlanError, ProfileError, RecipeError
 from edgeprune.records import (
     Bundle,
     CalibrationSet,
+    DeviceInfo,
     Measurement,
     PrunePlan,
     Quantization,
@@ -55,6 +57,7 @@ def _complain(text: str) -> None:
 
 app = typer.Typer(cls=ExitCodes, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(calibrate, name="calibrate")
+app.add_typer(device, name="device")
 console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
 
 
@@ -317,7 +320,7 @@ def schema(
 ) -> None:
     """JSON Schemas of the records, for editors."""
     records: tuple[type[Record], ...] = (
-        TargetProfile, Recipe, CalibrationSet, PrunePlan, Quantization, Measurement, Bundle, Report,
+        TargetProfile, Recipe, CalibrationSet, PrunePlan, Quantization, Measurement, Bundle, Report, DeviceInfo,
     )  # fmt: skip
     texts = {r.__name__: json.dumps(r.model_json_schema(), indent=2, sort_keys=True) for r in records}
     if out is None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from edgeprune.records.address import DeviceAddress
 from edgeprune.records.base import Record, read_json, read_yaml, write_json
 from edgeprune.records.bundle import Bundle, BundleFile, Lineage, TensorSpec
 from edgeprune.records.calibration import CalibrationImage, CalibrationSet
+from edgeprune.records.device_info import CpuFrequency, DeviceInfo
 from edgeprune.records.measurement import Accuracy, Comparison, Latency, Measurement, Parity, TensorParity
 from edgeprune.records.plan import LayerKeep, PrunedGroup, PrunePlan
 from edgeprune.records.quantization import Affine, Mixed, Quantization, Scheme
@@ -21,6 +23,9 @@ __all__ = [
     "CalibrationImage",
     "CalibrationSet",
     "Comparison",
+    "CpuFrequency",
+    "DeviceAddress",
+    "DeviceInfo",
     "Goal",
     "Latency",
     "LayerKeep",

@@ -10,7 +10,8 @@ import pytest
 DEVICE_ROOMS = (
     "edgeprune.errors", "edgeprune.records", "edgeprune.records.dataset", "edgeprune.runtime.decode",
     "edgeprune.runtime.predict", "edgeprune.runtime.preprocess", "edgeprune.runtime.session",
-    "edgeprune.bench.measure", "edgeprune.bench.worker", "edgeprune.calibration.select", "edgeprune.calibration.sets",
+    "edgeprune.bench.board", "edgeprune.bench.measure", "edgeprune.bench.sensors", "edgeprune.bench.worker",
+    "edgeprune.calibration.select", "edgeprune.calibration.sets",
 )  # fmt: skip
 
 BLOCK = """

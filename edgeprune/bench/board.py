@@ -1,0 +1,96 @@
+"""What this machine is: `python -m edgeprune.bench.board` prints it as JSON; `edgeprune device info` runs that there.
+
+Rules:
+- Without torch and without importing a runtime: versions are read from the installed packages' metadata.
+- A machine that doesn't say something answers null (records/device_info.py).
+
+Sources: Devicetree specification v0.4, 2.3.2 (model) and 2.3.1 (compatible: most specific first, so that a board's last
+entry names its SoC); Linux Documentation/ABI/testing/sysfs-devices-soc; os-release(5).
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from edgeprune.bench.sensors import frequencies, power_mode, read, temperatures, throttling
+from edgeprune.machine import cores
+from edgeprune.records.base import to_json
+from edgeprune.records.device_info import DeviceInfo
+from edgeprune.version import __version__
+
+#: Packages that execute engines.
+RUNTIMES = ("onnxruntime", "openvino", "tensorrt")
+
+
+def device_info(root: Path = Path("/")) -> DeviceInfo:
+    """Look at this machine, or at a tree of another one's files under `root`. Changes nothing."""
+    slowed = throttling(root)
+    return DeviceInfo(
+        board=_board(root),
+        soc=_soc(root),
+        cores=cores(),
+        memory_bytes=_memory(root),
+        os=_os(root),
+        kernel=read(root / "proc/sys/kernel/osrelease") or platform.release(),
+        architecture=platform.machine(),
+        python=platform.python_version(),
+        edgeprune=__version__,
+        runtimes=_runtimes(),
+        frequencies=frequencies(root),
+        power_mode=power_mode(root),
+        throttled_now=None if slowed is None else slowed[0],
+        throttled_before=None if slowed is None else slowed[1],
+        temperatures_c=temperatures(root),
+        free_bytes=shutil.disk_usage(os.path.expanduser("~")).free,
+    )
+
+
+def _board(root: Path) -> str | None:
+    model = read(root / "proc/device-tree/model")
+    if model:
+        return model
+    dmi = root / "sys/class/dmi/id"
+    named = [read(dmi / "sys_vendor"), read(dmi / "product_name")]
+    return " ".join(part for part in named if part) or None
+
+
+def _soc(root: Path) -> str | None:
+    soc = root / "sys/devices/soc0"
+    named = [read(soc / "family"), read(soc / "machine")]
+    compatible = (read(root / "proc/device-tree/compatible") or "").rstrip("\0").split("\0")[-1]
+    processor = re.search(r"^model name\s*:\s*(.+)$", read(root / "proc/cpuinfo") or "", re.MULTILINE)
+    if compatible:
+        family = " ".join(part for part in named if part)
+        return f"{compatible} ({family})" if family else compatible
+    return processor[1].strip() if processor else None
+
+
+def _memory(root: Path) -> int | None:
+    found = re.search(r"^MemTotal:\s*(\d+) kB", read(root / "proc/meminfo") or "", re.MULTILINE)
+    return int(found[1]) * 1024 if found else None
+
+
+def _os(root: Path) -> str | None:
+    text = read(root / "etc/os-release") or read(root / "usr/lib/os-release") or ""
+    found = re.search(r"^PRETTY_NAME=[\"']?(.*?)[\"']?$", text, re.MULTILINE)
+    return found[1] if found else None
+
+
+def _runtimes() -> dict[str, str]:
+    found = {}
+    for name in RUNTIMES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+if __name__ == "__main__":
+    sys.stdout.write(to_json(device_info()).decode())
