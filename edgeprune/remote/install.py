@@ -1,6 +1,6 @@
 """Installs the device side. Runs ON the device with its own python3 and nothing else: standard library only.
 
-    python3 install.py '{"root", "name", "wheel", "constraints", "runtime", "rooms"}'
+    python3 install.py '{"root", "name", "incoming", "wheel", "constraints", "runtime", "rooms"}'
 
 Rules:
 - Everything is made in NAME.part and renamed; then the link `current` is replaced. Who starts `current/bin/python`
@@ -9,6 +9,7 @@ Rules:
 - Nothing is installed twice: an installation of this name that is whole is only linked.
 - Checked before it counts: every device room imports with torch blocked, and the runtime imports.
 - Only what these imports used is compiled: byte code of all of NumPy and Pygments is 25 MB that nobody loads.
+- What was copied for it goes with its end, well or not; what copies that broke off left, an hour later.
 - pip goes when it has done its work (17 MB); the next setup brings its own.
 
 The last line out is one JSON object: the record of the installation, or {"error": kind, "detail": text} with exit
@@ -26,6 +27,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -88,16 +90,17 @@ def install(request: dict[str, Any]) -> dict[str, Any]:
         except OSError:
             raise Refused("busy", str(root)) from None
         final, part = root / request["name"], root / f"{request['name']}.part"
-        for left in root.glob("venv-*.part"):
+        for left in [*root.glob("venv-*.part"), *filter(forgotten, root.glob("incoming-*"))]:
             shutil.rmtree(left)
-        if not (final / RECORD).is_file():
-            shutil.rmtree(final, ignore_errors=True)
-            try:
+        try:
+            if not (final / RECORD).is_file():
+                shutil.rmtree(final, ignore_errors=True)
                 make(part, final, request)
                 os.sync()
                 os.rename(part, final)
-            finally:
-                shutil.rmtree(part, ignore_errors=True)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+            shutil.rmtree(request["incoming"], ignore_errors=True)
         link = root / "current.part"
         link.unlink(missing_ok=True)
         link.symlink_to(final.name)
@@ -107,6 +110,11 @@ def install(request: dict[str, Any]) -> dict[str, Any]:
                 shutil.rmtree(old)
         os.sync()
         return json.loads((final / RECORD).read_text())
+
+
+def forgotten(folder: Path) -> bool:
+    """Whether nobody has copied into a folder for an hour."""
+    return time.time() - folder.stat().st_mtime > 3600
 
 
 def make(part: Path, final: Path, request: dict[str, Any]) -> None:

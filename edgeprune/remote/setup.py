@@ -83,17 +83,17 @@ async def set_up(
             return there, False
         await _require_clock(device)
         await _require_space(device, root)
+        incoming = f"{root}/incoming-{name}"  # each its own: another setup may be reading from its
         for file in files:
             tell(f"copying {file.name}")
-            await device.put(file, f"{root}/incoming/{file.name}")
+            await device.put(file, f"{incoming}/{file.name}")
         request = {
-            "root": root, "name": name, "runtime": runtime, "rooms": ROOMS,
-            "wheel": f"{root}/incoming/{files[0].name}", "constraints": f"{root}/incoming/{files[1].name}",
+            "root": root, "name": name, "runtime": runtime, "rooms": ROOMS, "incoming": incoming,
+            "wheel": f"{incoming}/{files[0].name}", "constraints": f"{incoming}/{files[1].name}",
         }  # fmt: skip
         tell(f"installing {runtime} and edgeprune {__version__} there")
-        script = f"{root}/incoming/{files[2].name}"
+        script = f"{incoming}/{files[2].name}"
         done = await device.run([python, "-I", script, json.dumps(request)], timeout_s=INSTALL_TIMEOUT_S)
-    await device.run(["rm", "-rf", f"{root}/incoming"])
     return parse(Installation, _answer(device, done), DeviceError, where=device.address), True
 
 

@@ -15,7 +15,7 @@ import pytest
 from edgeprune.remote.setup import LIMIT_BYTES
 from edgeprune.remote.wheel import find_constraints, find_wheel
 from tests.conftest import ROOT
-from tests.remote.conftest import Board, descendants
+from tests.remote.conftest import Board
 from tests.remote.test_connect import refused
 from tests.test_cli import edgeprune
 
@@ -27,6 +27,18 @@ def root(board: Board) -> Path:
 def left(board: Board) -> list[str]:
     """What a setup left on the device, its lock aside."""
     return sorted(p.name for p in root(board).glob("*")) if root(board).exists() else []
+
+
+def working(board: Board) -> list[int]:
+    """Processes that were started with a path of the device's home."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if os.fsencode(board.home) in (process / "cmdline").read_bytes():
+                found.append(int(process.name))
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return found
 
 
 def script(board: Board, name: str, text: str) -> None:
@@ -165,18 +177,19 @@ def test_a_disk_that_fills_up_while_pip_works(board: Board) -> None:
         subprocess.run(["umount", share], check=True)
 
 
-def test_a_setup_that_is_interrupted_leaves_nothing_half_installed(board: Board) -> None:
-    """The host's command is killed while pip works over there: the device notices and cleans up."""
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)], ids=["killed", "ctrl-c"])
+def test_a_setup_that_is_interrupted_leaves_nothing_half_installed(board: Board, number: int, code: int) -> None:
+    """The host's command is ended while pip works over there: the device notices and cleans up."""
     command = [sys.executable, "-m", "edgeprune", "device", "setup", str(board.address)]
     process = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"HOME": str(board.host)}, stdout=subprocess.DEVNULL)
     try:
         wait_for(lambda: list(root(board).glob("venv-*.part/bin/pip")), "a venv that is being filled")
+        assert working(board)
     finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    wait_for(lambda: not list(root(board).glob("venv-*")), "the end of it")
-    wait_for(lambda: not descendants(board.processes[-1].pid), "the end of every process of it")
-    assert not (root(board) / "current").exists()
+        process.send_signal(number)
+        assert process.wait() == code
+    wait_for(lambda: left(board) == [".lock"], "the end of it")
+    wait_for(lambda: not working(board), "the end of every process of it")
 
 
 def test_two_setups_at_once(board: Board) -> None:
@@ -186,6 +199,7 @@ def test_two_setups_at_once(board: Board) -> None:
     with open(root(board) / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert "Another setup is running" in refused(board, "setup", board.address)
+        assert not list(root(board).glob("venv-*"))
 
 
 def test_an_unknown_runtime(board: Board) -> None:
