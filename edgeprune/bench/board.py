@@ -52,7 +52,7 @@ def device_info(root: Path = Path("/")) -> DeviceInfo:
 
 
 def _board(root: Path) -> str | None:
-    model = read(root / "proc/device-tree/model")
+    model = _devicetree(root, "model")
     if model:
         return model
     dmi = root / "sys/class/dmi/id"
@@ -63,12 +63,17 @@ def _board(root: Path) -> str | None:
 def _soc(root: Path) -> str | None:
     soc = root / "sys/devices/soc0"
     named = [read(soc / "family"), read(soc / "machine")]
-    compatible = (read(root / "proc/device-tree/compatible") or "").rstrip("\0").split("\0")[-1]
+    compatible = _devicetree(root, "compatible").split("\0")[-1]
     processor = re.search(r"^model name\s*:\s*(.+)$", read(root / "proc/cpuinfo") or "", re.MULTILINE)
     if compatible:
         family = " ".join(part for part in named if part)
         return f"{compatible} ({family})" if family else compatible
     return processor[1].strip() if processor else None
+
+
+def _devicetree(root: Path, name: str) -> str:
+    """A property of the root node. /proc/device-tree is a link to the other, which containers often leave out."""
+    return read(root / "proc/device-tree" / name) or read(root / "sys/firmware/devicetree/base" / name) or ""
 
 
 def _memory(root: Path) -> int | None:

@@ -50,6 +50,12 @@ def test_jetson_orin_nano(tmp_path: Path) -> None:
     assert "cv0-thermal" not in info.temperatures_c
 
 
+def test_a_container_without_the_link_still_knows_its_board(tmp_path: Path) -> None:
+    moved = {n.replace("proc/device-tree", "sys/firmware/devicetree/base"): c for n, c in boards.PI_5.items()}
+    info = device_info(boards.write(tmp_path, moved))
+    assert (info.board, info.soc) == ("Raspberry Pi 5 Model B Rev 1.0", "brcm,bcm2712")
+
+
 def test_jetson_that_never_changed_its_mode_is_in_the_default_one(tmp_path: Path) -> None:
     root = boards.write(tmp_path, boards.JETSON_ORIN_NANO)
     (root / "var/lib/nvpmodel/status").unlink()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import getpass
 import os
 import socket
@@ -12,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from edgeprune.errors import DeviceError
+from edgeprune.records.address import DeviceAddress
+from edgeprune.remote import connect
 from tests.remote.conftest import Board, keygen
 from tests.runtime.test_device_rooms import BLOCK
 from tests.test_cli import edgeprune
@@ -91,6 +95,15 @@ def test_what_listens_is_no_ssh_server(board: Board) -> None:
         finally:
             process.kill()
             process.wait()
+
+
+def test_what_listens_says_nothing(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that never answers, as a board that hangs: with a second's patience instead of fifteen."""
+    monkeypatch.setattr(connect, "CONNECT_TIMEOUT_S", 1)
+    with socket.create_server(("127.0.0.1", 0)) as server, pytest.raises(DeviceError) as caught:
+        asyncio.run(connect.open_connection(DeviceAddress(host="127.0.0.1", port=server.getsockname()[1])))
+    assert "can't be reached" in str(caught.value)
+    assert "no answer within 1 s" in str(caught.value)
 
 
 def test_a_name_that_does_not_resolve(board: Board) -> None:

@@ -110,6 +110,23 @@ def test_a_file_arrives_whole_and_leaves_no_part(board: Board, tmp_path: Path) -
     assert [p.name for p in back.parent.iterdir()] == [back.name]
 
 
+def test_relative_paths_begin_in_the_login_folder(board: Board, tmp_path: Path) -> None:
+    """Which is the real user's here: what is put there goes to a name of its own, and is removed."""
+    name = f"edgeprune-test-{board.port}"
+    (tmp_path / "x").write_text("x")
+
+    async def there_and_back(device: Device) -> str:
+        await device.put(tmp_path / "x", f"{name}/deep/x")
+        await device.get(f"{name}/deep", tmp_path / "back")
+        return (await device.run(["cat", f"{name}/deep/x"])).stdout
+
+    try:
+        assert on(board, there_and_back) == "x"
+        assert (tmp_path / "back" / "x").read_text() == "x"
+    finally:
+        on(board, lambda d: d.run(["rm", "-rf", name]))
+
+
 def test_an_empty_file_and_a_replaced_one(board: Board, tmp_path: Path) -> None:
     source = tmp_path / "x"
     source.write_bytes(b"")
