@@ -181,7 +181,8 @@ def test_a_disk_that_fills_up_while_pip_works(board: Board) -> None:
 def test_a_setup_that_is_interrupted_leaves_nothing_half_installed(board: Board, number: int, code: int) -> None:
     """The host's command is ended while pip works over there: the device notices and cleans up."""
     command = [sys.executable, "-m", "edgeprune", "device", "setup", str(board.address)]
-    process = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"HOME": str(board.host)}, stdout=subprocess.DEVNULL)
+    environment = os.environ | {"HOME": str(board.host), "TMPDIR": str(board.folder)}  # what is killed can't tidy up
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
     try:
         wait_for(lambda: list(root(board).glob("venv-*.part/bin/pip")), "a venv that is being filled")
         assert working(board)
