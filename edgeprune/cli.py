@@ -18,6 +18,7 @@ from typer.core import TyperGroup
 
 from edgeprune.cli_bench import Asked, bench_bundle
 from edgeprune.cli_calibrate import calibrate
+from edgeprune.cli_device import device
 from edgeprune.errors import BundleError, EdgepruneError, PlanError, ProfileError, RecipeError
 from edgeprune.records import (
     Benchmark,
@@ -25,6 +26,7 @@ from edgeprune.records import (
     BoardEngine,
     Bundle,
     CalibrationSet,
+    DeviceInfo,
     Kit,
     Measurement,
     PrunePlan,
@@ -60,6 +62,7 @@ def _complain(text: str) -> None:
 
 app = typer.Typer(cls=ExitCodes, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(calibrate, name="calibrate")
+app.add_typer(device, name="device")
 console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
 
 
@@ -359,7 +362,7 @@ def schema(
     """JSON Schemas of the records, for editors."""
     records: tuple[type[Record], ...] = (
         TargetProfile, Recipe, CalibrationSet, PrunePlan, Quantization, Measurement, Bundle, Report, BenchRequest,
-        Benchmark, Kit, BoardEngine,
+        Benchmark, Kit, BoardEngine, DeviceInfo,
     )  # fmt: skip
     texts = {r.__name__: json.dumps(r.model_json_schema(), indent=2, sort_keys=True) for r in records}
     if out is None:

@@ -85,6 +85,10 @@ class DeviceError(EdgepruneError):
     """A device, or a runtime on it, that can't do what was asked: not installed, no space, no answer."""
 
 
+class ConnectionLostError(DeviceError):
+    """A connection to a device that broke off; the same call goes on from where it was."""
+
+
 def missing_package(package: str, extra: str) -> DeviceError:
     """The error for an optional package that isn't installed, naming the extra that brings it."""
     return DeviceError(

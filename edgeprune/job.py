@@ -16,6 +16,7 @@ from typing import Any
 from edgeprune.calibration.sets import read_calibration
 from edgeprune.errors import CheckpointError, DeviceError, ProfileError, RecipeError
 from edgeprune.records import Recipe, TargetProfile, read_yaml
+from edgeprune.records.address import LOCAL
 from edgeprune.records.base import to_json
 from edgeprune.records.dataset import DataSet, fingerprint, read_dataset
 from edgeprune.records.files import sha256_file, write_bytes
@@ -92,6 +93,13 @@ def plan_job(
         raise CheckpointError("The model file doesn't exist.", where=model, next_step="give MODEL=path/to/best.pt")
     if profile.input_shape[2] != profile.input_shape[3]:
         raise ProfileError("Only square inputs can be fine-tuned.", where=name, got=profile.input_shape)
+    if profile.device != LOCAL:
+        # checked before the first stage: hours of training would only be followed by a benchmark on the wrong machine
+        raise ProfileError(
+            "A build can't be measured over SSH yet: the benchmark runs on this machine only.", where=name,
+            expected="device: local", got=f"device: {profile.device}",
+            next_step="run the build on the device's own kind of machine, with device: local",
+        )  # fmt: skip
     dataset = read_dataset(Path(data))
     _require_space(folder, model)
     sha256 = {

@@ -169,5 +169,6 @@ def test_targets_doctor_schema_and_help_work() -> None:
         "report",
         "schema",
         "calibrate",
+        "device",
     ):
         assert command in said

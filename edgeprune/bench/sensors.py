@@ -98,9 +98,9 @@ def throttle_events(root: Path) -> dict[str, int]:
     return found
 
 
-def vcgencmd(*arguments: str) -> str | None:
+def vcgencmd(*arguments: str, root: Path = Path("/")) -> str | None:
     """What Raspberry Pi's firmware answers; None where there is no such command, or no firmware behind it."""
-    program = shutil.which("vcgencmd")
+    program = shutil.which("vcgencmd", path=None if root == Path("/") else str(root / "usr/bin"))
     if program is None:
         return None
     try:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from edgeprune.records.address import DeviceAddress
 from edgeprune.records.base import Record, read_json, read_yaml, write_json
 from edgeprune.records.benchmark import Benchmark, BenchRequest, DeviceAnswer, Load
 from edgeprune.records.board import BoardEngine
 from edgeprune.records.bundle import Bundle, BundleFile, Lineage, TensorSpec
 from edgeprune.records.calibration import CalibrationImage, CalibrationSet
+from edgeprune.records.device_info import CpuFrequency, DeviceInfo
 from edgeprune.records.kit import Kit
 from edgeprune.records.measurement import Accuracy, Comparison, Latency, Measurement, Parity, TensorParity
 from edgeprune.records.plan import LayerKeep, PrunedGroup, PrunePlan
@@ -27,7 +29,10 @@ __all__ = [
     "CalibrationImage",
     "CalibrationSet",
     "Comparison",
+    "CpuFrequency",
+    "DeviceAddress",
     "DeviceAnswer",
+    "DeviceInfo",
     "Goal",
     "Kit",
     "Latency",

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from edgeprune.errors import DeviceError
+from edgeprune.records.address import LOCAL, parse_address
 from edgeprune.records.base import InputShape, Record
 from edgeprune.records.quantization import Scheme
 
@@ -23,8 +25,8 @@ class TargetProfile(Record):
     """One line for `edgeprune targets`."""
     runtime: Runtime
     """The library that executes the engine."""
-    device: Literal["local"] = "local"
-    """Where it runs: this machine."""
+    device: str = LOCAL
+    """Where it runs: `local` is this machine, `ssh://user@host` or `ssh://user@host:port` another one."""
     input_shape: InputShape
     """Batch (1), channels, height, width in pixels of the engine's static input."""
     precisions: tuple[Precision, ...] = ("fp32",)
@@ -35,6 +37,15 @@ class TargetProfile(Record):
     """Cut widths divide by it: odd widths are slower than the whole on most kernels."""
     threads: int = Field(default=0, ge=0, le=256)
     """Threads of one inference; 0 = as many as the machine has cores."""
+
+    @field_validator("device")
+    @classmethod
+    def _addressed(cls, device: str) -> str:
+        try:
+            parse_address(device)
+        except DeviceError as error:
+            raise ValueError(f"{error.details['expected']} ({error.what.partition(': ')[2].rstrip('.')})") from error
+        return device
 
     @model_validator(mode="after")
     def _fits(self) -> TargetProfile:

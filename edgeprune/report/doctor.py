@@ -19,7 +19,7 @@ from edgeprune.runtime.session import available
 #: Package -> the extra that brings it.
 EXTRAS = {
     "torch": "build", "ultralytics": "build", "onnx": "build", "onnxslim": "build", "pycocotools": "build",
-    "onnxruntime": "onnxruntime", "openvino": "openvino",
+    "onnxruntime": "onnxruntime", "openvino": "openvino", "asyncssh": "ssh",
 }  # fmt: skip
 
 

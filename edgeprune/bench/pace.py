@@ -1,0 +1,86 @@
+"""What sets a machine's pace, as `device info` tells it: clocks with their governor, power mode, throttling in words.
+
+Rules:
+- The readers are those of sensors.py: read only, no root, nothing started but `vcgencmd`.
+- Nothing is known to be throttled only because nothing reports it: None is not the same as an empty tuple.
+
+Sources: Linux Documentation/admin-guide/pm/cpufreq.rst (policyX: affected_cpus, scaling_*), arch/x86 therm_throt.c;
+NVIDIA Jetson Linux r36 developer guide, Orin: nvpmodel (/etc/nvpmodel.conf, mode kept in /var/lib/nvpmodel/status),
+soctherm_oc (oc1 under-voltage, oc2 average over-current, oc3 instantaneous over-current; ocN_event_cnt).
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from edgeprune.bench.sensors import (
+    SINCE_BOOT,
+    THROTTLED,
+    integer,
+    parse_throttled,
+    text,
+    throttle_events,
+    throttled_bits,
+    vcgencmd,
+)
+from edgeprune.records.device_info import CpuFrequency
+
+#: Event of Jetson Orin's soctherm_oc -> what it is.
+OC_EVENTS = {1: "under-voltage", 2: "average over-current", 3: "instantaneous over-current"}
+
+
+def frequencies(root: Path = Path("/")) -> tuple[CpuFrequency, ...]:
+    """Every cpufreq policy, in the kernel's order."""
+    found = []
+    folder = root / "sys/devices/system/cpu/cpufreq"
+    for policy in sorted(folder.glob("policy*"), key=lambda p: int(re.sub(r"\D", "", p.name) or 0)):
+        mhz = [_mhz(policy / f"scaling_{what}_freq") for what in ("cur", "min", "max")]
+        governor = text(policy / "scaling_governor")
+        if governor is None or None in mhz:
+            continue  # a policy whose cores are all offline: reading it fails with EBUSY
+        current, minimum, maximum = (value or 0.0 for value in mhz)
+        found.append(
+            CpuFrequency(
+                cpus=text(policy / "affected_cpus") or "", governor=governor, current_mhz=current,
+                minimum_mhz=minimum, maximum_mhz=maximum,
+            )
+        )  # fmt: skip
+    return tuple(found)
+
+
+def power_mode(root: Path = Path("/")) -> str | None:
+    """Jetson's power mode, as '2: 15W'; the number alone where the mode table can't be read."""
+    status = re.search(r"pmode:0*(\d+)", text(root / "var/lib/nvpmodel/status") or "")
+    table = text(root / "etc/nvpmodel.conf") or ""
+    if status is None:
+        # never switched since it was flashed: the table's default is in force
+        status = re.search(r"^<\s*PM_CONFIG\s+DEFAULT=(\d+)\s*>", table, re.MULTILINE)
+    if status is None:
+        return None
+    name = re.search(rf"^<\s*POWER_MODEL\s+ID={status[1]}\s+NAME=(\S+)\s*>", table, re.MULTILINE)
+    return f"{status[1]}: {name[1]}" if name else status[1]
+
+
+def throttling(root: Path = Path("/")) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
+    """What slows it down now, and what has since it was started; None where nothing reports either."""
+    bits, counters = throttled_bits(root), throttle_events(root)
+    if bits is None:
+        bits = parse_throttled(vcgencmd("get_throttled", root=root))
+    if bits is None and not counters:
+        return None
+    now = [what for bit, what in THROTTLED.items() if (bits or 0) >> bit & 1]
+    before = [what for bit, what in THROTTLED.items() if (bits or 0) >> (bit + SINCE_BOOT) & 1]
+    hot = {name: count for name, count in counters.items() if count and name.endswith("core_throttle_count")}
+    for name, count in counters.items():
+        event = re.search(r"oc(\d)_event_cnt$", name)
+        if event and count:
+            before.append(f"{OC_EVENTS.get(int(event[1]), 'over-current')} ({count} events)")
+    if hot:
+        before.append(f"too hot ({sum(hot.values())} events on {len(hot)} cores)")
+    return tuple(now), tuple(before)
+
+
+def _mhz(file: Path) -> float | None:
+    value = integer(file)
+    return None if value is None else value / 1e3
