@@ -29,9 +29,9 @@ def first(tmp_path_factory: pytest.TempPathFactory, tiny: Path, scenes: Path) ->
 
 def train(folder: Path, start: ModelFiles, view: Path, parent: Path, stretch: Stretch, name: str) -> None:
     finetune(
-        start, parent=parent, view=view, recipe=Recipe(batch=8, torch_device="cpu", learning_rate=0.001),
-        stretch=stretch, image_size=64, work=folder / name, destination=ModelFiles(folder / f"{name}.pt"),
-        log=folder / f"{name}.log",
+        start, parent=parent, view=view, recipe=Recipe(batch=8, torch_device="cpu"), stretch=stretch,
+        learning_rate=0.001, follow=False, image_size=64, work=folder / name,
+        destination=ModelFiles(folder / f"{name}.pt"), log=folder / f"{name}.log",
     )  # fmt: skip
 
 
