@@ -39,7 +39,6 @@ class Phase:
         macs_ratio: MACs that may stay, of the parent's; None where nothing is cut.
         epochs: Of training; 0 for none.
         quantized: Whether it cuts and trains with fake-quantization.
-        follow: Whether its training follows ranges instead of learning them, since a later phase observes them anew.
         first_epoch, all_epochs: Where its epochs lie among the build's.
         last: What no later phase does again, of 'calibrate', 'cut' and 'train'.
     """
@@ -50,7 +49,6 @@ class Phase:
     macs_ratio: float | None = None
     epochs: int = 0
     quantized: bool = False
-    follow: bool = False
     first_epoch: int = 0
     all_epochs: int = 0
     last: frozenset[str] = frozenset()
@@ -60,6 +58,11 @@ class Phase:
         """What it does, of 'calibrate', 'cut' and 'train'."""
         asked = {"calibrate": self.calibrate, "cut": self.macs_ratio is not None, "train": self.epochs > 0}
         return frozenset(kind for kind, wanted in asked.items() if wanted)
+
+    @property
+    def follow(self) -> bool:
+        """Whether its training follows ranges instead of learning them: in qap until the last training."""
+        return self.quantized and self.epochs > 0 and "train" not in self.last
 
     def folder(self, kind: str) -> str:
         """Where what it makes of this kind goes, with a slash: '' for the build's own folder."""
@@ -82,7 +85,6 @@ def phases(recipe: Recipe, *, int8: bool) -> tuple[Phase, ...]:
             macs_ratio=recipe.goal.macs_ratio ** (number / recipe.rounds),
             epochs=recipe.epochs - after if number == recipe.rounds else recipe.round_epochs,
             quantized=quantized,
-            follow=quantized,
         )
         for number in range(1, recipe.rounds + 1)
     ]
@@ -93,7 +95,7 @@ def phases(recipe: Recipe, *, int8: bool) -> tuple[Phase, ...]:
         if early:
             listed.append(replace(whole, epochs=early))
             whole = Phase(calibrate=True, epochs=whole.epochs - early, quantized=True)
-        listed.append(replace(whole, follow=False))
+        listed.append(whole)
     if schedule in {"ptq", "prune-then-qat"}:
         listed.append(Phase(calibrate=True, epochs=after, quantized=True))
     starts = [0, *accumulate(phase.epochs for phase in listed)]

@@ -172,20 +172,20 @@ def test_killed_in_every_stage_ends_in_the_same_build(
         "verify …": 0.1,
         "bench …": 1.5,
     }.items():
-        process = subprocess.Popen(
-            command(inputs, tmp_path),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            start_new_session=True,
-        )
+        with open(tmp_path / "stderr", "w") as errors:
+            process = subprocess.Popen(
+                command(inputs, tmp_path), stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True
+            )
         assert process.stdout is not None
+        said = []
         for line in process.stdout:
+            said.append(line)
             if stage in line:
                 time.sleep(seconds)
                 break
         else:
-            pytest.fail(f"the build never came to '{stage}'")
+            text = "".join(said) + (tmp_path / "stderr").read_text()
+            pytest.fail(f"the build never came to '{stage}', and said:\n{text}")
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         assert not (folder / "report.json").exists()

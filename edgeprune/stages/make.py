@@ -207,7 +207,8 @@ def finetune(job: Job, phase: Phase, model: ModelFiles, again: bool = False) -> 
                 count=phase.epochs,
                 total=phase.all_epochs,
                 moments_in=model.moments,
-                moments_out=made.moments and work / made.moments,
+                # with the run: a build that is killed after the last epoch has nothing to train, and still needs them
+                moments_out=work / "training" / "moments.pt" if followed else None,
                 freeze_share=job.recipe.norm_freeze_share if phase.quantized else 0.0,
             ),
             learning_rate=rate,
@@ -230,7 +231,7 @@ def finetune(job: Job, phase: Phase, model: ModelFiles, again: bool = False) -> 
             **replace(model, plan=None).named(), "parent": job.shop / "parent.pt",
             "data": job.sha256["data"], "size": job.image_size,
             "recipe": {**job.recipe.model_dump(include=keys), "learning_rate": rate},
-            "epochs": (phase.first_epoch, phase.epochs, phase.all_epochs), **({"follow": True} if phase.follow else {}),
+            "epochs": (phase.first_epoch, phase.epochs, phase.all_epochs), "follow": phase.follow,
             **versions("ultralytics", "torch"),
         },
         makes=tuple(str(path) for path in made.named().values()), force=again,

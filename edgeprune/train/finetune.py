@@ -53,7 +53,8 @@ def finetune(
         follow: Whether the scales of activations follow their ranges instead of being learned.
         image_size: Edge of the square training image in pixels.
         work: Folder of the run; a later call goes on from what an interrupted one left here.
-        destination: What to write: a .pt, and scales if `start` has some. `stretch` writes the moments.
+        destination: What to write: a .pt, scales if `start` has some, and the moments that `stretch` left, where
+            training goes on.
         log: Where Ultralytics' output goes.
         on_epoch: Called with (epochs done, epochs in all, fitness on val).
 
@@ -94,5 +95,8 @@ def finetune(
     if attached(model):
         assert destination.quantization is not None
         write_json(destination.quantization, detach(model))
+    if destination.moments is not None:
+        assert stretch.moments_out is not None
+        write_bytes(destination.moments, stretch.moments_out.read_bytes())
     # the trainer keeps FP16, so nothing is lost
     write_bytes(destination.checkpoint, pack(model, started.checkpoint, half=True))

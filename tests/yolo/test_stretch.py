@@ -54,6 +54,20 @@ def test_moments_belong_to_parameters_by_name(first: tuple[Path, Path], tiny: Pa
         assert state["step"] > 0
 
 
+def test_what_was_killed_after_its_last_epoch_still_has_its_moments(
+    first: tuple[Path, Path], tiny: Path, tmp_path: Path
+) -> None:
+    """Nothing is left to train then, so nothing writes them anew."""
+    folder, view = first
+    finetune(
+        ModelFiles(tiny), parent=tiny, view=view, recipe=Recipe(batch=8, torch_device="cpu"),
+        stretch=Stretch(0, 1, 3, moments_out=folder / "moments.pt"), learning_rate=0.001, follow=False, image_size=64,
+        work=folder / "first", destination=ModelFiles(tmp_path / "again.pt", moments=tmp_path / "moments.pt"),
+        log=tmp_path / "log",
+    )  # fmt: skip
+    assert (tmp_path / "moments.pt").read_bytes() == (folder / "moments.pt").read_bytes()
+
+
 def test_a_second_stretch_starts_where_the_first_one_stopped(first: tuple[Path, Path], tiny: Path) -> None:
     from edgeprune.yolo import trainer as room
 
