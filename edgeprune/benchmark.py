@@ -11,16 +11,15 @@ from __future__ import annotations
 import importlib.util
 import json
 from pathlib import Path
+from typing import Any
 
 from edgeprune.bench.bundle import differences, open_bundle, refuse_architecture
 from edgeprune.bench.device import Progress
 from edgeprune.bench.local import run_here
 from edgeprune.errors import BundleError, missing_package
 from edgeprune.records import Benchmark, BenchRequest, Load, files, write_json
-from edgeprune.records.benchmark import Prediction
 from edgeprune.records.dataset import read_dataset, require_classes
 from edgeprune.records.files import sha256_file
-from edgeprune.runtime.predict import CocoResult
 
 
 def benchmark(
@@ -67,7 +66,7 @@ def benchmark(
     answer = run_here(request, on_progress)
     from edgeprune.train.evaluate import score
 
-    results = [_coco(prediction) for prediction in answer.predictions]
+    results: list[Any] = [prediction.model_dump(mode="json") for prediction in answer.predictions]
     found = Benchmark(
         target=target, bundle_sha256=sha256_file(bundle), data=str(data), request=request, run=answer.run,
         accuracy=score(f"bundle {manifest.precision}", dataset, results),
@@ -76,10 +75,3 @@ def benchmark(
     files.write_bytes(out.with_name(f"{out.stem}-predictions.json"), json.dumps(results).encode())
     write_json(out, found)
     return found
-
-
-def _coco(prediction: Prediction) -> CocoResult:
-    return {
-        "image_id": prediction.image_id, "category_id": prediction.category_id, "bbox": list(prediction.bbox),
-        "score": prediction.score,
-    }  # fmt: skip

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+import re
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 
@@ -14,25 +16,38 @@ def cores() -> int:
 
 def environment() -> dict[str, str]:
     """Architecture, system, processor, cores, governor, Python."""
+    root = Path("/")
+    board = text(root / "sys/firmware/devicetree/base/model")
     return {
         "machine": platform.machine(),
         "system": f"{platform.system()} {platform.release()}",
-        "cpu": _cpu_name(),
+        "cpu": processor(root) or board or platform.processor() or "unknown",
         "cores": str(cores()),
-        "governor": _read(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")) or "not reported",
+        "governor": text(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") or "not reported",
         "python": platform.python_version(),
     }
 
 
-def _cpu_name() -> str:
-    for line in _read(Path("/proc/cpuinfo")).splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return _read(Path("/sys/firmware/devicetree/base/model")).rstrip("\0") or platform.processor() or "unknown"
+def processor(root: Path) -> str | None:
+    """The processor's name, where /proc/cpuinfo has one (not on ARM)."""
+    found = re.search(r"^model name\s*:\s*(.+)$", text(root / "proc/cpuinfo") or "", re.MULTILINE)
+    return found[1].strip() if found else None
 
 
-def _read(path: Path) -> str:
+def installed(*packages: str) -> dict[str, str]:
+    """Versions of those packages that are installed, without importing any."""
+    found = {}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def text(path: Path) -> str | None:
+    """A small file's text without its line end or NUL; None where it can't be read (some zones answer EAGAIN)."""
     try:
-        return path.read_text(errors="replace").strip()
+        return path.read_text(errors="replace").strip().strip("\0")
     except OSError:
-        return ""
+        return None

@@ -167,14 +167,15 @@ def ptq(arguments: argparse.Namespace) -> None:
             label = row if scheme is None else f"{row} ({scheme.activations}, {scheme.placement})"
             print(f"{label:34}" + "".join(cells), flush=True)
         if arguments.jitter:
-            found = [_jittered(bench, checkpoint, seed) for seed in range(arguments.jitter)]
+            record = bench.quantize(checkpoint, PORTABLE)
+            found = [_jittered(bench, checkpoint, record, seed) for seed in range(arguments.jitter)]
             print(f"{'portable, scales moved by 1e-6':34}{min(found):24.4f} to {max(found):.4f}", flush=True)
         if arguments.stock:
             _stock(bench, checkpoint)
 
 
-def _jittered(bench: Bench, checkpoint: Path, seed: int) -> float:
-    record, random = bench.quantize(checkpoint, PORTABLE), np.random.default_rng(seed)
+def _jittered(bench: Bench, checkpoint: Path, record: Quantization, seed: int) -> float:
+    random = np.random.default_rng(seed)
     moved = {
         name: entry.model_copy(update={"scale": entry.scale * (1 + 1e-6 * random.uniform(-1, 1))})
         for name, entry in record.activations.items()

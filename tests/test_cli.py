@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
+from tests.disk import small_disk
 
 
 def edgeprune(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -100,17 +101,10 @@ def test_goal_that_cant_be_reached(tmp_path: Path, tiny: Path, scenes: Path) -> 
 
 
 def test_no_space_left_is_said_before_anything_is_made(tmp_path: Path, tiny: Path, scenes: Path) -> None:
-    """On a real file system of 8 MB, where the tests may mount one."""
-    small = tmp_path / "small"
-    small.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", small], capture_output=True).returncode:
-        pytest.skip("left out: mounting a small file system needs root")
-    try:
+    with small_disk(tmp_path / "small", 8) as small:
         said = refused("build", "openvino-x86", "--model", tiny, "--data", scenes, "--out", small / "out")
         assert "not enough space" in said
         assert not (small / "out").exists()
-    finally:
-        subprocess.run(["umount", small], check=True)
 
 
 @pytest.mark.parametrize("ratio", ["1.5", "0", "-1"])

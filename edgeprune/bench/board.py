@@ -15,12 +15,11 @@ import platform
 import re
 import shutil
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from edgeprune.bench.pace import frequencies, power_mode, throttling
-from edgeprune.bench.sensors import temperatures, text
-from edgeprune.machine import cores
+from edgeprune.bench.sensors import temperatures
+from edgeprune.machine import cores, installed, processor, text
 from edgeprune.records.base import to_json
 from edgeprune.records.device_info import DeviceInfo
 from edgeprune.version import __version__
@@ -42,7 +41,7 @@ def device_info(root: Path = Path("/")) -> DeviceInfo:
         architecture=platform.machine(),
         python=platform.python_version(),
         edgeprune=__version__,
-        runtimes=_runtimes(),
+        runtimes=installed(*RUNTIMES),
         frequencies=frequencies(root),
         power_mode=power_mode(root),
         throttled_now=None if slowed is None else slowed[0],
@@ -65,11 +64,10 @@ def _soc(root: Path) -> str | None:
     soc = root / "sys/devices/soc0"
     named = [text(soc / "family"), text(soc / "machine")]
     compatible = _devicetree(root, "compatible").split("\0")[-1]
-    processor = re.search(r"^model name\s*:\s*(.+)$", text(root / "proc/cpuinfo") or "", re.MULTILINE)
     if compatible:
         family = " ".join(part for part in named if part)
         return f"{compatible} ({family})" if family else compatible
-    return processor[1].strip() if processor else None
+    return processor(root)
 
 
 def _devicetree(root: Path, name: str) -> str:
@@ -86,16 +84,6 @@ def _os(root: Path) -> str | None:
     release = text(root / "etc/os-release") or text(root / "usr/lib/os-release") or ""
     found = re.search(r"^PRETTY_NAME=[\"']?(.*?)[\"']?$", release, re.MULTILINE)
     return found[1] if found else None
-
-
-def _runtimes() -> dict[str, str]:
-    found = {}
-    for name in RUNTIMES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 if __name__ == "__main__":

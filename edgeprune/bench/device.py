@@ -25,7 +25,7 @@ from pathlib import Path
 from edgeprune.bench import energy, scenarios, sensors, validity
 from edgeprune.bench.measure import MIN_INFERENCES, WARM_UP_SECONDS
 from edgeprune.errors import DeviceError
-from edgeprune.machine import cores, environment
+from edgeprune.machine import cores, environment, text
 from edgeprune.records.benchmark import BenchRequest, CpuUse, DeviceAnswer, DeviceRun, Energy, Prediction
 from edgeprune.records.files import sha256_file
 from edgeprune.runtime.decode import Detections, decode
@@ -112,7 +112,7 @@ def hold(paths: Sequence[Path], most_bytes: int = HELD_BYTES) -> list[Pixels]:
 
 def peak_rss_bytes() -> int | None:
     """The most memory that this process has had."""
-    for line in (sensors.text(Path("/proc/self/status")) or "").splitlines():
+    for line in (text(Path("/proc/self/status")) or "").splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
     return None
@@ -191,7 +191,7 @@ def _energy(
 def _processor_time(root: Path) -> tuple[float, float] | None:
     """Own and everyone's seconds of processor time on the cores that this process may use."""
     cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
-    busy = processor_time(sensors.text(root / "proc/stat") or "", cpus)
+    busy = processor_time(text(root / "proc/stat") or "", cpus)
     return None if busy is None else (time.process_time(), busy)
 
 
@@ -208,5 +208,5 @@ def _held_note(detector: _Detector, paths: Sequence[Path]) -> tuple[str, ...]:
 
 
 def _environment(root: Path) -> dict[str, str]:
-    power_mode = sensors.text(root / "var/lib/nvpmodel/status")
+    power_mode = text(root / "var/lib/nvpmodel/status")
     return environment() | ({"nvpmodel": power_mode} if power_mode else {})

@@ -22,7 +22,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeprune.bench.sensors import integer, text, vcgencmd
+from edgeprune.bench.sensors import integer, vcgencmd
+from edgeprune.machine import text
 from edgeprune.records.benchmark import Energy
 
 #: Seconds between readings. Raspberry Pi's PMIC isn't to be asked more often.

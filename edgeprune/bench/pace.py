@@ -14,16 +14,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from edgeprune.bench.sensors import (
-    SINCE_BOOT,
-    THROTTLED,
-    integer,
-    parse_throttled,
-    text,
-    throttle_events,
-    throttled_bits,
-    vcgencmd,
-)
+from edgeprune.bench import sensors
+from edgeprune.machine import text
 from edgeprune.records.device_info import CpuFrequency
 
 #: Event of Jetson Orin's soctherm_oc -> what it is.
@@ -32,18 +24,17 @@ OC_EVENTS = {1: "under-voltage", 2: "average over-current", 3: "instantaneous ov
 
 def frequencies(root: Path = Path("/")) -> tuple[CpuFrequency, ...]:
     """Every cpufreq policy, in the kernel's order."""
+    current, minimum, maximum = (sensors.frequencies(root, f"scaling_{what}_freq") for what in ("cur", "min", "max"))
     found = []
-    folder = root / "sys/devices/system/cpu/cpufreq"
-    for policy in sorted(folder.glob("policy*"), key=lambda p: int(re.sub(r"\D", "", p.name) or 0)):
-        mhz = [_mhz(policy / f"scaling_{what}_freq") for what in ("cur", "min", "max")]
+    for name, mhz in current.items():
+        policy = root / "sys/devices/system/cpu/cpufreq" / name
         governor = text(policy / "scaling_governor")
-        if governor is None or None in mhz:
+        if governor is None or name not in minimum or name not in maximum:
             continue  # a policy whose cores are all offline: reading it fails with EBUSY
-        current, minimum, maximum = (value or 0.0 for value in mhz)
         found.append(
             CpuFrequency(
-                cpus=text(policy / "affected_cpus") or "", governor=governor, current_mhz=current,
-                minimum_mhz=minimum, maximum_mhz=maximum,
+                cpus=text(policy / "affected_cpus") or "", governor=governor, current_mhz=mhz,
+                minimum_mhz=minimum[name], maximum_mhz=maximum[name],
             )
         )  # fmt: skip
     return tuple(found)
@@ -64,13 +55,11 @@ def power_mode(root: Path = Path("/")) -> str | None:
 
 def throttling(root: Path = Path("/")) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
     """What slows it down now, and what has since it was started; None where nothing reports either."""
-    bits, counters = throttled_bits(root), throttle_events(root)
-    if bits is None:
-        bits = parse_throttled(vcgencmd("get_throttled", root=root))
+    bits, counters = sensors.throttled_bits(root, ask=True), sensors.throttle_events(root)
     if bits is None and not counters:
         return None
-    now = [what for bit, what in THROTTLED.items() if (bits or 0) >> bit & 1]
-    before = [what for bit, what in THROTTLED.items() if (bits or 0) >> (bit + SINCE_BOOT) & 1]
+    now = sensors.throttled_names(bits or 0)
+    before = sensors.throttled_names((bits or 0) >> sensors.SINCE_BOOT)
     hot = {name: count for name, count in counters.items() if count and name.endswith("core_throttle_count")}
     for name, count in counters.items():
         event = re.search(r"oc(\d)_event_cnt$", name)
@@ -79,8 +68,3 @@ def throttling(root: Path = Path("/")) -> tuple[tuple[str, ...], tuple[str, ...]
     if hot:
         before.append(f"too hot ({sum(hot.values())} events on {len(hot)} cores)")
     return tuple(now), tuple(before)
-
-
-def _mhz(file: Path) -> float | None:
-    value = integer(file)
-    return None if value is None else value / 1e3

@@ -18,13 +18,12 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from edgeprune.machine import text
 from edgeprune.records.benchmark import Reading
 
 #: Raspberry Pi's bits that hold now; the same from bit 16 on have held since the board was started.
 THROTTLED = {0: "under-voltage", 1: "frequency capped", 2: "throttled", 3: "soft temperature limit"}
 SINCE_BOOT = 16
-#: Under-voltage comes of the power supply, not of heat.
-UNDER_VOLTAGE = 1 << 0 | 1 << SINCE_BOOT
 
 _BITS = ("sys/devices/platform/soc*/soc*:firmware/get_throttled", "sys/devices/platform/soc*/*firmware/get_throttled")
 _COUNTERS = (
@@ -42,13 +41,12 @@ def read(root: Path, at_s: float, *, ask: bool = False) -> Reading:
         at_s: Seconds from the run's start, for the record.
         ask: Whether a process may be started for what no file says.
     """
-    bits = throttled_bits(root)
     return Reading(
         at_s=at_s,
         temperature_c=temperatures(root),
         frequency_mhz=frequencies(root, "scaling_cur_freq"),
         frequency_limit_mhz=frequencies(root, "scaling_max_freq"),
-        throttled=parse_throttled(vcgencmd("get_throttled")) if bits is None and ask and root == Path("/") else bits,
+        throttled=throttled_bits(root, ask=ask),
         throttle_events=throttle_events(root),
     )
 
@@ -73,12 +71,19 @@ def frequencies(root: Path, file: str) -> dict[str, float]:
     return found
 
 
-def throttled_bits(root: Path) -> int | None:
-    """Raspberry Pi's bits from its firmware's file; None where there is none."""
+def throttled_bits(root: Path, *, ask: bool) -> int | None:
+    """Raspberry Pi's bits, from its firmware's file, else from `vcgencmd` if it may be asked; None where neither is."""
     for pattern in _BITS:
         for file in sorted(root.glob(pattern)):
-            return parse_throttled(text(file))
-    return None
+            found = parse_throttled(text(file))
+            if found is not None:
+                return found
+    return parse_throttled(vcgencmd("get_throttled", root=root)) if ask else None
+
+
+def throttled_names(bits: int) -> list[str]:
+    """What the bits that hold now say; shifted by SINCE_BOOT, what has been."""
+    return [name for bit, name in THROTTLED.items() if bits >> bit & 1]
 
 
 def parse_throttled(answer: str | None) -> int | None:
@@ -108,14 +113,6 @@ def vcgencmd(*arguments: str, root: Path = Path("/")) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout if done.returncode == 0 else None
-
-
-def text(path: Path) -> str | None:
-    """A file's text without its line end; None where it can't be read."""
-    try:
-        return path.read_text(errors="replace").strip().strip("\0")
-    except OSError:
-        return None
 
 
 def integer(path: Path) -> int | None:

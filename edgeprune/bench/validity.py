@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from edgeprune.bench.sensors import SINCE_BOOT, THROTTLED
+from edgeprune.bench.sensors import SINCE_BOOT, THROTTLED, throttled_names
 from edgeprune.records.benchmark import CpuUse, Load, Reading
 
 #: Share of the cores' time that others may have: housekeeping takes a per cent or two; five are a neighbour.
@@ -65,7 +65,7 @@ def throttling(readings: Sequence[Reading]) -> tuple[list[str], list[str]]:
         for value in bits:
             seen |= value & ((1 << SINCE_BOOT) - 1) | (value & ~bits[0]) >> SINCE_BOOT
         found += [f"throttled: {name} (bit {bit})" for bit, name in THROTTLED.items() if seen >> bit & 1]
-        before = [name for bit, name in THROTTLED.items() if bits[0] >> (bit + SINCE_BOOT) & 1]
+        before = throttled_names(bits[0] >> SINCE_BOOT)
         if before and len(bits) < len(readings):
             notes.append(
                 f"{', '.join(before)} had occurred before the run, and the bits were read before and after it only: "

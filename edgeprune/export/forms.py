@@ -81,9 +81,10 @@ def int8_weights(model: onnx.ModelProto) -> None:
 def without_weight_zero_points(model: onnx.ModelProto) -> None:
     """Leave out the zero points of weights, which are 0. Mutates."""
     graph = Graph(model)
-    for name in graph.quantized_convolutions():
-        for dq in (node for node in graph.nodes if node.output[0] == f"{name}.weight_dequantized"):
-            del dq.input[2:]
+    weights = {f"{name}.weight_dequantized" for name in graph.quantized_convolutions()}
+    for node in graph.nodes:
+        if node.output[0] in weights:
+            del node.input[2:]
     graph.write()
 
 

@@ -47,6 +47,7 @@ from edgeprune.records import BundleFile, TensorSpec, write_json
 from edgeprune.records.dataset import IMAGE_SUFFIXES, read_dataset
 from edgeprune.records.files import move, no_space, sha256_file, write_bytes
 from edgeprune.records.kit import Expected, Golden, Kit, KitGraph, KitPrecision
+from edgeprune.runtime.decode import scores_over
 from edgeprune.runtime.preprocess import Floats, letterbox, read_image
 from edgeprune.runtime.session import open_unoptimised
 from edgeprune.version import __version__
@@ -245,9 +246,7 @@ def differences(reference: Floats, got: Floats) -> tuple[float, float]:
     """Root mean square differences of boxes in pixels and of scores, where they count; outputs of shape
     (n, 4 + classes, anchors). build_engine.py has the same without numpy."""
     square = (got.astype(np.float64) - reference) ** 2
-    counted = np.maximum(reference[:, 4:], got[:, 4:]) > COUNT_ABOVE
-    if not counted.any():
-        counted[:] = True
+    counted = scores_over(COUNT_ABOVE, reference, got)
     boxes, scores = square[:, :4].mean(1)[counted.any(1)], square[:, 4:][counted]
     return float(np.sqrt(boxes.mean())), float(np.sqrt(scores.mean()))
 

@@ -30,7 +30,7 @@ import torch
 from edgeprune.errors import ParityError
 from edgeprune.export.engine import build_engine, engine_file
 from edgeprune.records import Parity, TensorParity
-from edgeprune.runtime.decode import Thresholds
+from edgeprune.runtime.decode import Thresholds, scores_over
 from edgeprune.runtime.preprocess import Floats
 from edgeprune.runtime.session import open_session
 from edgeprune.yolo.export import fused
@@ -119,10 +119,7 @@ def _compare(tensor: str, expected: Floats, got: Floats, precision: str) -> Tens
 
 def _boxes_that_count(expected: Floats, got: Floats) -> npt.NDArray[np.bool_]:
     """Which boxes of outputs (n, 4 + classes, anchors) a detection can come of, shape (n, 4, anchors); all, if none."""
-    counted = np.maximum(expected[:, 4:], got[:, 4:]).max(1, keepdims=True) > Thresholds().score
-    if not counted.any():
-        counted[:] = True
-    return np.repeat(counted, 4, axis=1)
+    return np.repeat(scores_over(Thresholds().score, expected, got).any(1, keepdims=True), 4, axis=1)
 
 
 def _module_of(tensor: str) -> str:

@@ -142,7 +142,8 @@ class _FakeQuantized(Watch):
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)
-        self.scales.move_towards(self._needed)
+        if self._follows:
+            self.scales.move_towards(self._needed)
 
     def activation(self, value: torch.Tensor, scale: torch.Tensor, zero_point: int) -> torch.Tensor:
         return fake_quantize_activation(value, scale, zero_point)

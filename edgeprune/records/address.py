@@ -47,39 +47,55 @@ class DeviceAddress(Record):
         return f"ssh {f'-p {self.port} ' if self.port else ''}{f'{self.user}@' if self.user else ''}{self.host}"
 
 
+class NotAnAddressError(ValueError):
+    """Why a text is no address; `shown` is the text without a password."""
+
+    def __init__(self, shown: str, why: str) -> None:
+        super().__init__(why)
+        self.shown = shown
+
+
 def parse_address(text: str) -> DeviceAddress | None:
     """Read an address; None is this machine.
 
     Raises:
         DeviceError: It isn't one; says what about it.
     """
+    try:
+        return read_address(text)
+    except NotAnAddressError as error:
+        raise DeviceError(f"This is not a device's address: {error}.", expected=FORM, got=error.shown) from error
+
+
+def read_address(text: str) -> DeviceAddress | None:
+    """The same for a record's field.
+
+    Raises:
+        NotAnAddressError: It isn't one.
+    """
     if text == LOCAL:
         return None
     name, colon, _ = text.rpartition("@")[0].removeprefix("ssh://").partition(":")
     if colon:  # looked for first: whatever else is wrong, a password doesn't get into a message
-        raise _refuse(f"ssh://{name}:…@…", "it holds a password; log in with a key")
+        raise NotAnAddressError(f"ssh://{name}:…@…", "it holds a password; log in with a key")
     scheme, separator, rest = text.partition("://")
     if scheme != "ssh" or not separator:
-        raise _refuse(text, "it doesn't begin with ssh://")
+        raise NotAnAddressError(text, "it doesn't begin with ssh://")
     rest = rest.removesuffix("/")
     if any(mark in rest for mark in "/?#"):
-        raise _refuse(text, "it goes on after the host; an address names a machine, not a folder")
+        raise NotAnAddressError(text, "it goes on after the host; an address names a machine, not a folder")
     if rest.count(":") > 1 and "[" not in rest:
-        raise _refuse(text, "an IPv6 address stands in brackets, as [::1]")
+        raise NotAnAddressError(text, "an IPv6 address stands in brackets, as [::1]")
     found = _AUTHORITY.fullmatch(rest)
     if found is None:
-        raise _refuse(text, "what follows ssh:// is not user@host:port")
+        raise NotAnAddressError(text, "what follows ssh:// is not user@host:port")
     user, host, port = found["user"], found["host"], found["port"]
     if user is not None and not _NAME.fullmatch(user):
-        raise _refuse(text, f"'{user}' is no user name")
+        raise NotAnAddressError(text, f"'{user}' is no user name")
     bracketed = host.startswith("[")
     host = host.strip("[]")
     if not (_IPV6 if bracketed else _NAME).fullmatch(host):
-        raise _refuse(text, f"'{host}' is no host name" if host else "it names no host")
+        raise NotAnAddressError(text, f"'{host}' is no host name" if host else "it names no host")
     if port is not None and not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
-        raise _refuse(text, f"'{port}' is no port (1 to 65535)")
+        raise NotAnAddressError(text, f"'{port}' is no port (1 to 65535)")
     return DeviceAddress(user=user, host=host, port=int(port) if port else None)
-
-
-def _refuse(text: str, why: str) -> DeviceError:
-    return DeviceError(f"This is not a device's address: {why}.", expected=FORM, got=text)

@@ -6,8 +6,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from edgeprune.errors import DeviceError
-from edgeprune.records.address import LOCAL, parse_address
+from edgeprune.records.address import FORM, LOCAL, NotAnAddressError, read_address
 from edgeprune.records.base import InputShape, Record
 from edgeprune.records.quantization import Scheme
 
@@ -42,9 +41,9 @@ class TargetProfile(Record):
     @classmethod
     def _addressed(cls, device: str) -> str:
         try:
-            parse_address(device)
-        except DeviceError as error:
-            raise ValueError(f"{error.details['expected']} ({error.what.partition(': ')[2].rstrip('.')})") from error
+            read_address(device)
+        except NotAnAddressError as error:
+            raise ValueError(f"{FORM} ({error})") from error
         return device
 
     @model_validator(mode="after")

@@ -137,7 +137,10 @@ async def _send(link: Link, source: Path, part: str, progress: Callable[[int], N
                 at += len(block)
         await target.fsync()
     progress(size)
-    await _compare(link, part, await _sha256_there(link, part, None), _sha256_here(source, None), "on the device")
+    got, expected = await _sha256_there(link, part, None), _sha256_here(source, None)
+    if got != expected:
+        await _remove(link, part)
+        raise _differs(link, part, expected, f"{got} on the device")
     return kept
 
 
@@ -158,22 +161,17 @@ async def _fetch(link: Link, source: str, part: Path, size: int, progress: Calla
             target.flush()
             os.fsync(target.fileno())
     progress(size)
-    try:
-        await _compare(link, source, _sha256_here(part, None), await _sha256_there(link, source, None), "here")
-    except DeviceError:
+    got, expected = _sha256_here(part, None), await _sha256_there(link, source, None)
+    if got != expected:
         part.unlink()
-        raise
+        raise _differs(link, source, expected, f"{got} here")
     return kept
 
 
-async def _compare(link: Link, path: str, got: str, expected: str, place: str) -> None:
-    if got == expected:
-        return
-    if place == "on the device":
-        await _remove(link, path)
-    raise DeviceError(
+def _differs(link: Link, path: str, expected: str, got: str) -> DeviceError:
+    return DeviceError(
         "The copy is not the original; it was removed again.", where=f"{link.address}: {path}",
-        expected=f"sha256 {expected}", got=f"sha256 {got} {place}",
+        expected=f"sha256 {expected}", got=f"sha256 {got}",
         next_step="copy it again; if it happens again, the memory or the disk of one of the two is faulty",
     )  # fmt: skip
 

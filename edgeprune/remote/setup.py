@@ -26,12 +26,10 @@ from edgeprune.records.installation import Installation
 from edgeprune.remote import install as installer
 from edgeprune.remote.device import Device, Finished
 from edgeprune.remote.wheel import find_constraints, find_wheel
-from edgeprune.version import __version__
+from edgeprune.version import PYTHONS, __version__
 
 #: Below the device's home.
 ROOT = ".local/share/edgeprune"
-#: pyproject's requires-python.
-PYTHONS = ((3, 10), (3, 13))
 #: What the install may take beside the runtime itself.
 LIMIT_BYTES = 120_000_000
 #: What importing the device rooms may take.
@@ -45,7 +43,7 @@ INSTALL_TIMEOUT_S = 1800.0
 #: Everything that runs on a device.
 ROOMS = (
     "edgeprune.errors", "edgeprune.records", "edgeprune.runtime.session", "edgeprune.runtime.predict",
-    "edgeprune.bench.measure", "edgeprune.bench.worker", "edgeprune.bench.board",
+    "edgeprune.bench.measure", "edgeprune.bench.worker", "edgeprune.bench.board", "edgeprune.bench.device",
 )  # fmt: skip
 
 #: What a setup is doing, in words.

@@ -7,14 +7,14 @@ import platform
 import shutil
 import sys
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from edgeprune.errors import DeviceError
 from edgeprune.job import list_targets
-from edgeprune.machine import environment
+from edgeprune.machine import environment, installed
 from edgeprune.records.target import PRECISIONS
 from edgeprune.runtime.session import available
+from edgeprune.version import PYTHONS
 
 #: Package -> the extra that brings it.
 EXTRAS = {
@@ -38,13 +38,12 @@ def examine() -> list[Check]:
     machine = environment()
     checks = [
         Check(True, "machine", f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}"),
-        Check((3, 10) <= sys.version_info[:2] <= (3, 13), "Python", platform.python_version()),
+        Check(PYTHONS[0] <= sys.version_info[:2] <= PYTHONS[1], "Python", platform.python_version()),
     ]
+    found = installed(*EXTRAS)
     for package, extra in EXTRAS.items():
-        try:
-            checks.append(Check(True, package, version(package)))
-        except PackageNotFoundError:
-            checks.append(Check(False, package, "not installed", f"pip install 'edgeprune[{extra}]'"))
+        to_do = "" if package in found else f"pip install 'edgeprune[{extra}]'"
+        checks.append(Check(package in found, package, found.get(package, "not installed"), to_do))
     for runtime, precisions in PRECISIONS.items():
         for precision in precisions:
             try:

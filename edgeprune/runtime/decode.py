@@ -50,6 +50,13 @@ class Detections:
     classes: npt.NDArray[np.intp]
 
 
+def scores_over(threshold: float, *outputs: Floats) -> npt.NDArray[np.bool_]:
+    """Which scores of outputs (n, 4 + classes, anchors) are over a threshold in any of them, shape (n, classes,
+    anchors); all, if none is."""
+    over: npt.NDArray[np.bool_] = np.maximum.reduce([output[:, 4:] for output in outputs]) > threshold
+    return over if over.any() else np.ones_like(over)
+
+
 def decode(output: Floats, placed: Letterbox, thresholds: Thresholds = Thresholds()) -> Detections:
     """Decode one image's output.
 

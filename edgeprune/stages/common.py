@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from edgeprune.job import Job
+from edgeprune.machine import installed
 
 #: Images that parity is probed with and engines are timed on.
 PROBE_IMAGES = 16
@@ -67,10 +67,4 @@ def probe_images(job: Job) -> Any:
 
 def versions(*packages: str) -> dict[str, str]:
     """Installed versions, without importing anything."""
-    found = {}
-    for package in packages:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+    return {**dict.fromkeys(packages, "not installed"), **installed(*packages)}

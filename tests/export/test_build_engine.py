@@ -26,6 +26,7 @@ from edgeprune.export.gate import MODULES
 from edgeprune.kit import build_engine
 from edgeprune.records import BoardEngine, read_json
 from tests.conftest import ROOT
+from tests.disk import small_disk
 from tests.export.test_quantized import Built
 
 SCRIPT = Path(build_engine.__file__)
@@ -168,18 +169,11 @@ def test_parse_only_builds_nothing(kit: Path, tmp_path: Path) -> None:
 
 @needs_builder
 def test_full_disk_is_told_and_leaves_nothing(kit: Path, tmp_path: Path) -> None:
-    """On a real file system of 4 MB, where the tests may mount one."""
-    small_disk = tmp_path / "small"
-    small_disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", small_disk], capture_output=True).returncode:
-        pytest.skip("left out: mounting a small file system needs root")
-    try:
-        text = said(build(kit, small_disk, *RTX, "--as", "10.3", "--build-only"), 2)
+    with small_disk(tmp_path / "small", 4) as small:
+        text = said(build(kit, small, *RTX, "--as", "10.3", "--build-only"), 2)
         assert "The disk is full." in text
         assert "another folder with --cache" in text
-        assert [p.name for p in small_disk.rglob("*") if p.is_file()] == ["timing.cache"]
-    finally:
-        subprocess.run(["umount", small_disk], check=True)
+        assert [p.name for p in small.rglob("*") if p.is_file()] == ["timing.cache"]
 
 
 def test_a_layer_between_kernels_isnt_the_convolution_and_weights_count() -> None:

@@ -6,7 +6,6 @@ import array
 import math
 import shutil
 import struct
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from edgeprune.records import Kit, read_json
 from edgeprune.records.files import sha256_file
 from edgeprune.runtime.preprocess import letterbox, read_image
 from edgeprune.runtime.session import open_unoptimised
+from tests.disk import small_disk
 from tests.export.test_quantized import Built
 from tests.test_cli import edgeprune
 
@@ -198,17 +198,10 @@ def test_a_folder_with_something_else_is_left_alone(small: Built, images: Path, 
 
 
 def test_full_disk_leaves_nothing(small: Built, images: Path, tmp_path: Path) -> None:
-    """On a real file system of 8 MB, where the tests may mount one."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", disk], capture_output=True).returncode:
-        pytest.skip("left out: mounting a small file system needs root")
-    try:
+    with small_disk(tmp_path / "disk", 8) as disk:
         with pytest.raises(DeviceError, match="No space left on device"):
             write_kit(small.file, small.float_file, images, disk / "kit")
         assert list(disk.iterdir()) == []
-    finally:
-        subprocess.run(["umount", disk], check=True)
 
 
 def test_command_line(small: Built, images: Path, kit: Path, tmp_path: Path) -> None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-import subprocess
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from edgeprune.errors import ConnectionLostError, DeviceError
 from edgeprune.remote import copy
 from edgeprune.remote import device as remote
 from edgeprune.remote.device import Device, connect
+from tests.disk import small_disk
 from tests.remote.conftest import Board
 
 
@@ -271,31 +271,27 @@ def test_what_is_not_there_or_not_allowed_is_said(board: Board, tmp_path: Path) 
 
 
 @pytest.fixture
-def small_disk(board: Board) -> Any:
-    folder = board.home / "small"
-    folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", folder], capture_output=True).returncode:
-        pytest.skip("left out: mounting a small file system needs root")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
+def full_soon(board: Board) -> Iterator[Path]:
+    with small_disk(board.home / "small", 12) as folder:
+        yield folder
 
 
-def test_a_full_disk_is_found_before_the_first_byte(board: Board, small_disk: Path, tmp_path: Path) -> None:
+def test_a_full_disk_is_found_before_the_first_byte(board: Board, full_soon: Path, tmp_path: Path) -> None:
     source = tmp_path / "engine.onnx"
     source.write_bytes(os.urandom(20_000_000))
-    said = refused(board, lambda d: d.put(source, str(small_disk / "engine.onnx")))
+    said = refused(board, lambda d: d.put(source, str(full_soon / "engine.onnx")))
     assert "disk is full" in said
-    assert list(small_disk.iterdir()) == []
+    assert list(full_soon.iterdir()) == []
 
 
-def test_a_disk_that_fills_up_meanwhile_keeps_no_part(board: Board, small_disk: Path, tmp_path: Path) -> None:
+def test_a_disk_that_fills_up_meanwhile_keeps_no_part(board: Board, full_soon: Path, tmp_path: Path) -> None:
     source = tmp_path / "engine.onnx"
     source.write_bytes(os.urandom(9_000_000))
 
     def progress(done: int, total: int) -> None:
-        if not (small_disk / "log").exists():
-            (small_disk / "log").write_bytes(bytes(6_000_000))
+        if not (full_soon / "log").exists():
+            (full_soon / "log").write_bytes(bytes(6_000_000))
 
-    said = refused(board, lambda d: d.put(source, str(small_disk / "engine.onnx"), progress))
+    said = refused(board, lambda d: d.put(source, str(full_soon / "engine.onnx"), progress))
     assert "disk is full" in said
-    assert [p.name for p in small_disk.iterdir()] == ["log"]
+    assert [p.name for p in full_soon.iterdir()] == ["log"]

@@ -15,6 +15,7 @@ import pytest
 from edgeprune.remote.setup import LIMIT_BYTES
 from edgeprune.remote.wheel import find_constraints, find_wheel
 from tests.conftest import ROOT
+from tests.disk import small_disk
 from tests.remote.conftest import Board
 from tests.remote.test_connect import refused
 from tests.test_cli import edgeprune
@@ -127,15 +128,9 @@ def test_a_clock_that_is_years_off(board: Board) -> None:
 
 
 def test_too_little_space(board: Board) -> None:
-    share = board.home / ".local"
-    share.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", share], capture_output=True).returncode:
-        pytest.skip("left out: mounting a small file system needs root")
-    try:
+    with small_disk(board.home / ".local", 8):
         assert "not enough space on the device" in refused(board, "setup", board.address)
         assert left(board) == []
-    finally:
-        subprocess.run(["umount", share], check=True)
 
 
 def test_a_device_that_reaches_no_package_index(board: Board) -> None:
@@ -153,28 +148,24 @@ def test_a_device_that_reaches_no_package_index(board: Board) -> None:
 
 
 def test_a_disk_that_fills_up_while_pip_works(board: Board) -> None:
-    share = board.home / ".local"
-    share.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=650m", "tmpfs", share], capture_output=True).returncode:
-        pytest.skip("left out: mounting a small file system needs root")
-    command = [sys.executable, "-m", "edgeprune", "device", "setup", str(board.address)]
-    process = subprocess.Popen(
-        command, cwd=ROOT, env=os.environ | {"HOME": str(board.host)}, stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    try:
-        wait_for(lambda: list(root(board).glob("venv-*.part/bin/pip")), "a venv that is being filled")
-        with pytest.raises(OSError, match="No space left"):
-            (share / "photos").write_bytes(bytes(700 << 20))
-        said = process.communicate(timeout=120)[1]
-        assert process.returncode == 2
-        assert "disk became full while installing" in said
-        assert left(board) == [".lock"]
-    finally:
-        process.kill()
-        process.wait()
-        board.stop()
-        subprocess.run(["umount", share], check=True)
+    with small_disk(board.home / ".local", 650) as share:
+        command = [sys.executable, "-m", "edgeprune", "device", "setup", str(board.address)]
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=os.environ | {"HOME": str(board.host)}, stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        try:
+            wait_for(lambda: list(root(board).glob("venv-*.part/bin/pip")), "a venv that is being filled")
+            with pytest.raises(OSError, match="No space left"):
+                (share / "photos").write_bytes(bytes(700 << 20))
+            said = process.communicate(timeout=120)[1]
+            assert process.returncode == 2
+            assert "disk became full while installing" in said
+            assert left(board) == [".lock"]
+        finally:
+            process.kill()
+            process.wait()
+            board.stop()
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)], ids=["killed", "ctrl-c"])
