@@ -13,13 +13,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from edgeprune.bench.bundle import differences, open_bundle, refuse_architecture
+from edgeprune.bench import ask
+from edgeprune.bench.bundle import differences, open_bundle, refuse_architecture, refuse_version
 from edgeprune.bench.device import Progress
-from edgeprune.bench.local import run_here
 from edgeprune.errors import BundleError, missing_package
 from edgeprune.records import Benchmark, BenchRequest, Load, files, write_json
 from edgeprune.records.dataset import read_dataset, require_classes
 from edgeprune.records.files import sha256_file
+from edgeprune.remote.bench import bench_at
 
 
 def benchmark(
@@ -28,6 +29,8 @@ def benchmark(
     data: Path,
     load: Load,
     out: Path,
+    device: str | None = None,
+    any_version: bool = False,
     on_progress: Progress = lambda what, done, total: None,
 ) -> Benchmark:
     """Measure a bundle on its target.
@@ -38,6 +41,8 @@ def benchmark(
         data: data.yaml; its val images are what is inferred and scored.
         load: How the engine is loaded.
         out: benchmark.json; the predictions go beside it.
+        device: Where, instead of where the bundle's target says.
+        any_version: Measure even if the device has another version of the runtime.
         on_progress: Told how far the device has come.
 
     Raises:
@@ -51,11 +56,15 @@ def benchmark(
             "The bundle is for another target.", where=bundle, expected=target, got=manifest.target,
             next_step=f"edgeprune bench {manifest.target} --bundle {bundle} …",
         )  # fmt: skip
-    refuse_architecture(manifest, bundle)
+    bench = bench_at(device or manifest.profile.device)
+    refuse_architecture(manifest, bundle, bench.architecture)
+    runtime = manifest.profile.runtime
+    if not any_version:
+        refuse_version(manifest, bundle, f"{runtime} {bench.versions(runtime)[runtime]}")
     dataset = read_dataset(data)
     require_classes(dataset, manifest.names, bundle)
     request = BenchRequest(
-        engine=str((bundle / manifest.engine).resolve()), runtime=manifest.profile.runtime,
+        engine=str((bundle / manifest.engine).resolve()), runtime=runtime,
         precision=manifest.precision, threads=manifest.profile.threads, input_shape=manifest.profile.input_shape,
         images=tuple(str(path.resolve()) for path in dataset.splits["val"]), load=load,
     )  # fmt: skip
@@ -63,12 +72,13 @@ def benchmark(
         raise missing_package("pycocotools", "build")
     with files.no_space(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-    answer = run_here(request, on_progress)
+    answer = ask.load(bench, request, on_progress)
     from edgeprune.train.evaluate import score
 
     results: list[Any] = [prediction.model_dump(mode="json") for prediction in answer.predictions]
     found = Benchmark(
-        target=target, bundle_sha256=sha256_file(bundle), data=str(data), request=request, run=answer.run,
+        target=target, device=bench.address, bundle_sha256=sha256_file(bundle), data=str(data), request=request,
+        run=answer.run,
         accuracy=score(f"bundle {manifest.precision}", dataset, results),
         bundle_map50_95=manifest.measured.map50_95, notes=differences(manifest, answer.run.runtime),
     )  # fmt: skip

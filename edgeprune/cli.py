@@ -1,7 +1,7 @@
 """The command line: one function a subcommand, and the one place with exit codes.
 
 Exit codes: 0 done (a build: accepted; `lint`: no errors), 1 the build was rejected, `lint` found errors or a benchmark
-is void, 2 the user's to mend, 130 interrupted.
+is void, 2 the user's to mend, 10 and up what is wrong with a device (errors.ExitCode), 130 interrupted.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from edgeprune.cli_bench import Asked, bench_bundle
 from edgeprune.cli_calibrate import calibrate
 from edgeprune.cli_device import device
 from edgeprune.cli_graph import form, gate, kit, lint
-from edgeprune.errors import BundleError, EdgepruneError, PlanError, ProfileError, RecipeError
+from edgeprune.errors import BundleError, EdgepruneError, ExitCode, PlanError, ProfileError, RecipeError
 from edgeprune.records import (
     Benchmark,
     BenchRequest,
@@ -51,10 +51,10 @@ class ExitCodes(TyperGroup):
             if ctx.params.get("debug"):
                 raise
             _complain(str(error))
-            raise SystemExit(2) from error
+            raise SystemExit(int(error.code)) from error
         except KeyboardInterrupt as error:
             _complain("interrupted; the same command goes on from here")
-            raise SystemExit(130) from error
+            raise SystemExit(int(ExitCode.INTERRUPTED)) from error
 
 
 def _complain(text: str) -> None:
@@ -140,9 +140,14 @@ def bench(
     duration: Annotated[str | None, typer.Option(help="At least so long; without it, 600s.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="10 s and 64 queries: to try, not to quote.")] = False,
     sustained: Annotated[bool, typer.Option("--sustained", help="Latency over 10 minutes, to see heat.")] = False,
+    device: Annotated[str | None, typer.Option(help="local or ssh://…, instead of the target's.")] = None,
+    any_version: Annotated[
+        bool,
+        typer.Option("--any-version", help="Even if the device's runtime is another version than the bundle's."),
+    ] = False,
 ) -> None:
     """Parent and build in one run, anew; with --bundle: a finished bundle under load. Exit code 1 where it's void."""
-    asked = Asked(scenario, duration, quick, sustained)
+    asked = Asked(scenario, duration, quick, sustained, device, any_version)
     if bundle is not None:
         return bench_bundle(target, bundle, data, asked, out, for_builds=(model, recipe, calibration))
     if asked.given:

@@ -36,13 +36,18 @@ class Asked:
     duration: str | None = None
     quick: bool = False
     sustained: bool = False
+    device: str | None = None
+    any_version: bool = False
     seed: int = 0
 
     @property
     def given(self) -> list[str]:
         """Names of those that were typed."""
-        options = {"--scenario": self.scenario, "--duration": self.duration, "--quick": self.quick}
-        return [name for name, value in {**options, "--sustained": self.sustained}.items() if value]
+        options = {
+            "--scenario": self.scenario, "--duration": self.duration, "--quick": self.quick,
+            "--sustained": self.sustained, "--device": self.device, "--any-version": self.any_version,
+        }  # fmt: skip
+        return [name for name, value in options.items() if value]
 
 
 def bench_bundle(
@@ -68,7 +73,7 @@ def bench_bundle(
     with bars:
         task = bars.add_task("starting", total=None)
         found = benchmark(
-            name, bundle, data, load, file,
+            name, bundle, data, load, file, device=asked.device, any_version=asked.any_version,
             on_progress=lambda what, done, total: bars.update(task, description=what, completed=done, total=total),
         )  # fmt: skip
     show(found, console)

@@ -4,11 +4,45 @@ Rules:
 - An error says what is wrong, where (file and line, node, parameter), what was expected and what was
   found instead, and the next step. Fields that don't apply are left out.
 - Everything here is the user's to mend, so the command line turns it into exit code 2 without a traceback
-  (``--debug`` shows one). `ValueError` and its kin are left for a programmer's mistake.
+  (``--debug`` shows one); what is wrong with a device has a code of its own. `ValueError` and its kin are left for a
+  programmer's mistake.
 - A rejected build is no error: it is a verdict (`edgeprune.records.Verdict`), exit code 1.
 """
 
 from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What the command line ends with, so that a script can tell a fleet's troubles apart."""
+
+    DONE = 0
+    REJECTED = 1
+    """A build that doesn't count, a void benchmark, findings."""
+    USER = 2
+    """Something for the user to mend."""
+    UNREACHABLE = 10
+    """No answer, or nobody at home: off, no network, no sshd."""
+    LOST = 11
+    """The connection broke off and couldn't be opened again."""
+    KEY_NOT_ACCEPTED = 12
+    """The device doesn't accept our key."""
+    HOST_KEY_UNKNOWN = 13
+    HOST_KEY_CHANGED = 14
+    NO_PYTHON = 15
+    """None there, or none that will do."""
+    DISK_FULL = 16
+    """On the device."""
+    CLOCK = 17
+    """Years off."""
+    NOT_SET_UP = 18
+    """No device side there, or one of another version."""
+    RUNTIME_VERSION = 19
+    """Another version than a bundle was made for."""
+    ARCHITECTURE = 20
+    """A bundle that was made for another one."""
+    INTERRUPTED = 130
 
 
 class EdgepruneError(Exception):
@@ -20,6 +54,7 @@ class EdgepruneError(Exception):
         expected: What would have been right.
         got: What was there.
         next_step: What to do now.
+        code: What the command line ends with.
     """
 
     def __init__(
@@ -30,8 +65,10 @@ class EdgepruneError(Exception):
         expected: object = None,
         got: object = None,
         next_step: str | None = None,
+        code: ExitCode = ExitCode.USER,
     ) -> None:
         self.what = what
+        self.code = code
         self.details = {"where": where, "expected": expected, "got": got, "next step": next_step}
         super().__init__(str(self))
 

@@ -13,14 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgeprune.bench.ask import Bench
 from edgeprune.calibration.sets import read_calibration
 from edgeprune.errors import CheckpointError, DeviceError, ProfileError, RecipeError
 from edgeprune.records import Recipe, TargetProfile, read_yaml
-from edgeprune.records.address import LOCAL
 from edgeprune.records.base import to_json
 from edgeprune.records.dataset import DataSet, fingerprint, read_dataset
 from edgeprune.records.files import sha256_file, write_bytes
 from edgeprune.records.named import find, listed
+from edgeprune.remote.bench import bench_at
 from edgeprune.workshop import Listener, Workshop
 
 #: Free space that a build needs, in multiples of the model file: parent, rounds, training state, engines.
@@ -38,6 +39,7 @@ class Job:
         model: The user's checkpoint.
         sha256: Content hashes of model, data, target and recipe.
         shop: The folder that it is built in.
+        bench: Where its engines run.
         calibration: Images that INT8 takes its ranges from; none where the target has no int8.
     """
 
@@ -48,12 +50,18 @@ class Job:
     data: DataSet
     sha256: dict[str, str]
     shop: Workshop
+    bench: Bench
     calibration: tuple[Path, ...] = ()
 
     @property
     def int8(self) -> bool:
         """Whether a quantized build is raced."""
         return "int8" in self.profile.precisions
+
+    @property
+    def architecture(self) -> str:
+        """Of the device."""
+        return self.bench.architecture
 
     @property
     def view(self) -> Path:
@@ -93,13 +101,6 @@ def plan_job(
         raise CheckpointError("The model file doesn't exist.", where=model, next_step="give MODEL=path/to/best.pt")
     if profile.input_shape[2] != profile.input_shape[3]:
         raise ProfileError("Only square inputs can be fine-tuned.", where=name, got=profile.input_shape)
-    if profile.device != LOCAL:
-        # checked before the first stage: hours of training would only be followed by a benchmark on the wrong machine
-        raise ProfileError(
-            "A build can't be measured over SSH yet: the benchmark runs on this machine only.", where=name,
-            expected="device: local", got=f"device: {profile.device}",
-            next_step="run the build on the device's own kind of machine, with device: local",
-        )  # fmt: skip
     dataset = read_dataset(Path(data))
     _require_space(folder, model)
     sha256 = {
@@ -111,7 +112,8 @@ def plan_job(
     images: tuple[Path, ...] = ()
     if "int8" in profile.precisions:
         images, sha256["calibration"] = _calibration(calibration or chosen.calibration, dataset, profile, name)
-    return Job(name, profile, chosen, model, dataset, sha256, Workshop(folder, listener), images)
+    bench = bench_at(profile.device)
+    return Job(name, profile, chosen, model, dataset, sha256, Workshop(folder, listener), bench, images)
 
 
 def list_targets() -> dict[str, Path]:

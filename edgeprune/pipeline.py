@@ -55,6 +55,8 @@ def build(
     def asked(stage: str) -> bool:
         return again and stage == until
 
+    if "export" in wanted:
+        stages.reach(job)
     with job.shop.open():
         made = stages.admit(job)
         for phase in phases(job.recipe, int8=job.int8):

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from edgeprune.bench.measure import Engine, measure
+from edgeprune.bench.measure import measure
 from edgeprune.calibration.sets import read_calibration
 from edgeprune.errors import EdgepruneError
 from edgeprune.export.engine import build_engine, engine_file
@@ -34,6 +34,7 @@ from edgeprune.records import Quantization, Scheme
 from edgeprune.records.dataset import read_dataset
 from edgeprune.records.files import sha256_file
 from edgeprune.records.model import ModelFiles
+from edgeprune.records.request import Engine
 from edgeprune.runtime.predict import predict
 from edgeprune.runtime.preprocess import Floats, letterbox, read_image
 from edgeprune.runtime.session import Session, available, open_session
@@ -111,7 +112,7 @@ def speed(arguments: argparse.Namespace) -> None:
                 whole = bench.engine(checkpoint, runtime, bench.quantize(checkpoint, profile.quantization))
                 for precision, file in (("fp32", plain), ("bf16", plain), ("int8", whole)):
                     if precision in profile.precisions and available(runtime, precision) is None:
-                        engines.append(Engine(f"{net}|{runtime} {precision}", runtime, precision, file, file))
+                        engines.append(Engine.of(profile, f"{net}|{runtime} {precision}", precision, file))
         pixels = np.concatenate([image.pixels for image in bench.images[:8]])
         run = measure(engines, pixels, rounds=arguments.rounds, on_round=lambda done, total: None)
     columns = list(dict.fromkeys(engine.name.split("|")[1] for engine in engines))

@@ -17,12 +17,13 @@ from statistics import mean
 
 import yaml
 
-from edgeprune.bench.measure import Engine, measure
+from edgeprune.bench.measure import measure
 from edgeprune.errors import EdgepruneError
 from edgeprune.job import find_target
 from edgeprune.pipeline import build
 from edgeprune.records import Goal, Recipe, VerifyRun, read_json
 from edgeprune.records.dataset import read_dataset
+from edgeprune.records.request import Engine
 from edgeprune.report.console import ConsoleListener
 from edgeprune.runtime.preprocess import letterbox, read_image
 
@@ -65,9 +66,7 @@ def main() -> None:
                 )
                 if name not in scores or "parent" not in name:
                     scores[name].append(found[engine].map50_95)
-                    engines[name].append(
-                        Engine(f"{name} {seed}", profile.runtime, engine.split()[1], file, file, profile.threads)
-                    )
+                    engines[name].append(Engine.of(profile, f"{name} {seed}", engine.split()[1], file))
             print({name: [round(v, 4) for v in values] for name, values in scores.items()}, flush=True)
     if arguments.stock:
         _stock(arguments, out, scores, engines)
@@ -79,7 +78,7 @@ def main() -> None:
     latency = {m.engine.rsplit(" ", 1)[0]: m.latency_ms for m in run.measurements}
     print(f"{'':24} {'mAP50-95':>9} {'lowest':>8} {'highest':>8} {'p50 ms':>7} {'MB':>6}   {profile.runtime}")
     for name, values in scores.items():
-        file = engines[name][0].file
+        file = Path(engines[name][0].file)
         size = sum(p.stat().st_size for p in {file, file.with_suffix(".bin")} if p.is_file())
         figures = f"{mean(values):9.4f} {min(values):8.4f} {max(values):8.4f} {latency[name].p50:7.2f}"
         print(f"{name:24} {figures} {size / 1e6:6.2f}")
@@ -112,9 +111,7 @@ def _stock(
         session = open_session(profile.runtime, made, "int8", profile.threads)
         results = predict(session, data.splits["val"], profile.input_shape)
         scores["stock QAT, unpruned"].append(score("", data, results).map50_95)
-        engines["stock QAT, unpruned"].append(
-            Engine(f"stock QAT, unpruned {seed}", profile.runtime, "int8", made, made, profile.threads)
-        )
+        engines["stock QAT, unpruned"].append(Engine.of(profile, f"stock QAT, unpruned {seed}", "int8", made))
         print("stock", scores["stock QAT, unpruned"], flush=True)
 
 

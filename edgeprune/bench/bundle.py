@@ -5,7 +5,8 @@ Rules:
   measured by anyone.
 - A path that leads out of the bundle is refused before anything is read.
 - An engine that was built and measured on another architecture is refused: its kernels and its form are another's.
-  Another version of the runtime is said, with both versions.
+- So is one that was measured on another version of the runtime, since kernels and figures are its own; who wants to
+  know all the same asks for it, and both versions are said.
 
 Source: Bundle (edgeprune/records/bundle.py); python-tuf's order, hash before use.
 """
@@ -15,7 +16,7 @@ from __future__ import annotations
 import platform
 from pathlib import Path, PurePosixPath
 
-from edgeprune.errors import BundleError
+from edgeprune.errors import BundleError, ExitCode
 from edgeprune.records import Bundle, read_json
 from edgeprune.records.files import sha256_file
 
@@ -63,6 +64,18 @@ def refuse_architecture(bundle: Bundle, folder: Path, machine: str | None = None
         raise BundleError(
             "The bundle was built and measured on another architecture.", where=folder, expected=here,
             got=bundle.architecture, next_step=f"build it for a target that is {here}, or measure it where it belongs",
+            code=ExitCode.ARCHITECTURE,
+        )  # fmt: skip
+
+
+def refuse_version(bundle: Bundle, folder: Path, runtime: str) -> None:
+    """Raise BundleError where the device has another version of the runtime than the bundle was measured on."""
+    if runtime != bundle.measured.runtime:
+        raise BundleError(
+            "The device has another version of the runtime than the bundle was made for.", where=folder,
+            expected=bundle.measured.runtime, got=runtime,
+            next_step="edgeprune device setup installs edgeprune's own version; to measure all the same: --any-version",
+            code=ExitCode.RUNTIME_VERSION,
         )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The host half's way to a device that is this machine: the device command in a fresh process.
+"""A bench that is this machine: the device command in a fresh process.
 
 A fresh process, because the host's own memory, threads and imports would be measured otherwise.
 """
@@ -6,46 +6,52 @@ A fresh process, because the host's own memory, threads and imports would be mea
 from __future__ import annotations
 
 import json
+import platform
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+from edgeprune.bench.ask import refused, silent
 from edgeprune.bench.device import Progress
-from edgeprune.errors import DeviceError
-from edgeprune.records import read_json, write_json
-from edgeprune.records.benchmark import BenchRequest, DeviceAnswer
+from edgeprune.machine import installed
+from edgeprune.records import write_json
+from edgeprune.records.address import LOCAL
+from edgeprune.records.request import Request
 
 
-def run_here(request: BenchRequest, on_progress: Progress = lambda what, done, total: None) -> DeviceAnswer:
-    """Have a request answered on this machine.
+class LocalBench:
+    """This machine."""
 
-    Raises:
-        DeviceError: The device half refused, with its own words, or died.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        asked, answered = Path(folder) / "request.json", Path(folder) / "answer.json"
-        write_json(asked, request)
-        with (Path(folder) / "stderr").open("w+") as errors:
-            command = [sys.executable, "-m", "edgeprune.bench", str(asked), str(answered)]
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
-            try:
-                assert process.stdout is not None
-                for line in process.stdout:
-                    step = json.loads(line)
-                    on_progress(step["what"], step["done"], step["total"])
-                code = process.wait()
-            finally:
-                process.kill()  # nothing, where it has ended; a user's Ctrl-C otherwise leaves it measuring
-                process.wait()
-            errors.seek(0)
-            said = errors.read().strip()
-        if code == 2 and said:
-            raise DeviceError(said)
-        if code != 0:
-            raise DeviceError(
-                "The benchmark's process died.", where=request.engine,
-                got=f"exit code {code}: {said.splitlines()[-1] if said else 'it said nothing'}",
-                next_step="run `edgeprune doctor`; a process that is killed is often out of memory",
-            )  # fmt: skip
-        return read_json(answered, DeviceAnswer, DeviceError)
+    address = LOCAL
+
+    @property
+    def architecture(self) -> str:
+        """See `Bench.architecture`."""
+        return platform.machine()
+
+    def versions(self, runtime: str) -> dict[str, str]:
+        """See `Bench.versions`; without importing anything."""
+        return {runtime: installed(runtime).get(runtime, "not installed")}
+
+    def ask(self, request: Request, into: Path, on_progress: Progress = silent) -> None:
+        """See `Bench.ask`."""
+        with tempfile.TemporaryDirectory() as folder:
+            asked = Path(folder) / "request.json"
+            write_json(asked, request.moved(lambda file: str(Path(file).resolve())))
+            with (Path(folder) / "stderr").open("w+") as errors:
+                command = [sys.executable, "-m", "edgeprune.bench", str(asked), str(into / "answer.json")]
+                process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
+                try:
+                    assert process.stdout is not None
+                    for line in process.stdout:
+                        step = json.loads(line)
+                        on_progress(step["what"], step["done"], step["total"])
+                    code = process.wait()
+                finally:
+                    process.kill()  # nothing, where it has ended; a user's Ctrl-C otherwise leaves it measuring
+                    process.wait()
+                errors.seek(0)
+                said = errors.read().strip()
+            if code:
+                raise refused(code, said, "this machine")

@@ -21,7 +21,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from edgeprune.errors import DeviceError
 from edgeprune.machine import cores, environment
 from edgeprune.records import BenchRun, Comparison, Latency, Measurement
 from edgeprune.records.files import sha256_file
+from edgeprune.records.request import Engine
 from edgeprune.runtime.preprocess import Floats
 
 #: Rounds of a full run; with 40 pairs the bootstrap interval of a 2 % difference is usually clear of 1.
@@ -44,26 +44,6 @@ WARM_UP_SECONDS = 1.0
 MIN_INFERENCES = 8
 CONFIDENCE = 0.99
 RESAMPLES = 10_000
-
-
-@dataclass(frozen=True)
-class Engine:
-    """What to measure.
-
-    Attributes:
-        name: Unique in the run.
-        runtime, precision: As `open_session` takes them.
-        file: What the runtime loads.
-        artifact: File or folder whose hash identifies the engine.
-        threads: 0 = one a core.
-    """
-
-    name: str
-    runtime: str
-    precision: str
-    file: Path
-    artifact: Path
-    threads: int = 0
 
 
 def measure(
@@ -148,7 +128,7 @@ class _Worker:
         self._process, self._engine = process, engine
         answer = self._ask(
             {
-                "runtime": engine.runtime, "engine": str(engine.file), "precision": engine.precision,
+                "runtime": engine.runtime, "engine": engine.file, "precision": engine.precision,
                 "threads": engine.threads, "images": str(inputs),
             }
         )  # fmt: skip

@@ -25,13 +25,16 @@ from edgeprune.export.lint import errors, lint, lint_name
 from edgeprune.export.onnx import metadata
 
 
-def build_engine(runtime: str, onnx_file: Path, folder: Path, *, quantized: bool = False) -> Path:
-    """Make the runtime's artifact from the ONNX file, for this machine's architecture.
+def build_engine(
+    runtime: str, onnx_file: Path, folder: Path, architecture: str | None = None, *, quantized: bool = False
+) -> Path:
+    """Make the runtime's artifact from the ONNX file.
 
     Args:
         runtime: onnxruntime or openvino.
         onnx_file: From `export_onnx`.
         folder: A folder to write into.
+        architecture: Of the machine that will load it, as platform.machine() says it; none = this one's.
         quantized: Whether it is the quantized graph, which every runtime takes in its own form (forms.py).
 
     Returns:
@@ -44,14 +47,14 @@ def build_engine(runtime: str, onnx_file: Path, folder: Path, *, quantized: bool
         return _BUILDERS[runtime](onnx_file, folder)
     with tempfile.TemporaryDirectory() as work:
         formed = Path(work) / onnx_file.name
-        model = form(onnx.load(onnx_file), lint_name(runtime, platform.machine()))
+        model = form(onnx.load(onnx_file), lint_name(runtime, architecture or platform.machine()))
         onnx.save(model, formed)
         return _BUILDERS[runtime](formed, folder)
 
 
-def refuse_misread(onnx_file: Path, runtime: str) -> None:
+def refuse_misread(onnx_file: Path, runtime: str, architecture: str) -> None:
     """Raise ExportError where the runtime would refuse or misread the quantized graph in its form."""
-    name = lint_name(runtime, platform.machine())
+    name = lint_name(runtime, architecture)
     found = errors(lint(form(onnx.load(onnx_file), name), name))
     if found:
         raise ExportError(

@@ -1,11 +1,11 @@
 """Mixed precision: layers of the quantized graph go back to float, worst first, until the agreed accuracy is met.
 
 Rules:
-- How much a layer costs is measured on the target's runtime: everything in float but this one convolution, on
-  calibration images, against the float graph. The figure is the noise of the raw outputs: the squared difference of
-  scores and of boxes, each relative to the float graph's own variance, added up.
-- Accuracy is mAP50-95 on the runtime itself. Layers go back in doubling numbers (1, 2, 4 …), then the smallest number
-  that holds is searched for between the last two.
+- How much a layer costs is measured on the target's runtime on this machine, since it only sets the order: everything
+  in float but this one convolution, on calibration images, against the float graph. The figure is the noise of the raw
+  outputs: the squared difference of scores and of boxes, each relative to the float graph's own variance, added up.
+- Accuracy is mAP50-95 on the target's device itself. Layers go back in doubling numbers (1, 2, 4 …), then the smallest
+  number that holds is searched for between the last two.
 - If not even all of them in float would do, the graph stays whole: quantization isn't what loses the accuracy, and
   the verdict says so.
 - Nothing is done silently: mixed.json has every layer's figure, and the report says what went back.
@@ -22,12 +22,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from edgeprune.bench.ask import Bench, detections
 from edgeprune.export.engine import build_engine, engine_file
 from edgeprune.export.qdq import Graph, as_float
 from edgeprune.records import Mixed, TargetProfile, write_json
 from edgeprune.records.dataset import DataSet
 from edgeprune.records.files import write_bytes
-from edgeprune.runtime.predict import predict
+from edgeprune.records.request import Engine
+from edgeprune.records.target import Precision
 from edgeprune.runtime.preprocess import Floats, letterbox, read_image
 from edgeprune.runtime.session import Session, open_session
 from edgeprune.train.evaluate import score
@@ -42,6 +44,8 @@ def mix(
     *,
     parent: Path,
     profile: TargetProfile,
+    bench: Bench,
+    architecture: str,
     data: DataSet,
     calibration: Sequence[Path],
     max_map_drop: float,
@@ -55,6 +59,7 @@ def mix(
         quantized: The one quantized graph.
         float_graph: The same model in float.
         parent: The parent's artifact, whose accuracy counts.
+        bench, architecture: Where the target's engines run.
         max_map_drop: mAP50-95 that may be lost against it.
         destination, record: What to write: mixed.onnx and mixed.json.
         on_step: Called with what was done of how much, and of what.
@@ -62,19 +67,18 @@ def mix(
     model = onnx.load(quantized)
     layers = Graph(model).quantized_convolutions()
     with tempfile.TemporaryDirectory() as folder:
-        bench = _Bench(profile, data, Path(folder))
-        whole_parent = open_session(profile.runtime, engine_file(parent), "fp32", profile.threads)
-        wanted = bench.accuracy(whole_parent) - max_map_drop
-        whole = bench.accuracy(bench.open(model))
+        trial = _Trial(profile, bench, data, Path(folder))
+        wanted = trial.accuracy(engine_file(parent), "fp32") - max_map_drop
+        whole = trial.accuracy(trial.build(model, architecture))
         found = Mixed(layers=tuple(layers), wanted=wanted, whole=whole, reached=whole)
-        if whole >= wanted or bench.accuracy(bench.open(as_float(model, layers[1:]))) < wanted:
+        if whole >= wanted or trial.accuracy(trial.build(as_float(model, layers[1:]), architecture)) < wanted:
             return _write(found, model, destination, record)
         images = [letterbox(read_image(path), *profile.input_shape[2:])[0] for path in calibration[:PROBES]]
-        expected = _outputs(bench.open(onnx.load(float_graph), quantized=False), images)
+        expected = _outputs(trial.open(onnx.load(float_graph), quantized=False), images)
         noise = {}
         for number, layer in enumerate(layers, 1):
             alone = as_float(model, set(layers) - {layer})
-            noise[layer] = _noise(_outputs(bench.open(alone), images), expected)
+            noise[layer] = _noise(_outputs(trial.open(alone), images), expected)
             on_step(number, len(layers), "noise of each layer")
         worst = sorted(layers, key=lambda layer: (-noise[layer], layer))
         reached = {0: whole}
@@ -82,7 +86,7 @@ def mix(
         def holds(count: int) -> bool:
             on_step(count, len(layers), "layers in float")
             if count not in reached:
-                reached[count] = bench.accuracy(bench.open(as_float(model, worst[:count])))
+                reached[count] = trial.accuracy(trial.build(as_float(model, worst[:count]), architecture))
             return reached[count] >= wanted
 
         count = _fewest(len(layers), holds)
@@ -105,23 +109,28 @@ def _fewest(total: int, holds: Callable[[int], bool]) -> int:
     return high
 
 
-class _Bench:
-    """Opens graphs on the target's runtime, and scores them."""
+class _Trial:
+    """Builds engines of graphs, opens them here, and has them scored where the target runs."""
 
-    def __init__(self, profile: TargetProfile, data: DataSet, folder: Path) -> None:
-        self._profile, self._data, self._folder, self._made = profile, data, folder, 0
+    def __init__(self, profile: TargetProfile, bench: Bench, data: DataSet, folder: Path) -> None:
+        self._profile, self._bench, self._data, self._folder, self._made = profile, bench, data, folder, 0
 
-    def open(self, model: onnx.ModelProto, *, quantized: bool = True) -> Session:
+    def build(self, model: onnx.ModelProto, architecture: str | None = None, *, quantized: bool = True) -> Path:
         self._made += 1
         work = self._folder / str(self._made)
         work.mkdir()
         write_bytes(work / "graph.onnx", model.SerializeToString())
-        made = build_engine(self._profile.runtime, work / "graph.onnx", work, quantized=quantized)
-        precision = "int8" if quantized else "fp32"
-        return open_session(self._profile.runtime, engine_file(made), precision, self._profile.threads)
+        return engine_file(
+            build_engine(self._profile.runtime, work / "graph.onnx", work, architecture, quantized=quantized)
+        )
 
-    def accuracy(self, session: Session) -> float:
-        results = predict(session, self._data.splits["val"], self._profile.input_shape)
+    def open(self, model: onnx.ModelProto, *, quantized: bool = True) -> Session:
+        precision = "int8" if quantized else "fp32"
+        return open_session(self._profile.runtime, self.build(model, quantized=quantized), precision, 0)
+
+    def accuracy(self, engine: Path, precision: Precision = "int8") -> float:
+        asked = Engine.of(self._profile, "trial", precision, engine)
+        results = detections(self._bench, asked, self._data.splits["val"], self._profile.input_shape)
         return score("", self._data, results).map50_95
 
 

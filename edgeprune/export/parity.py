@@ -27,28 +27,31 @@ import numpy.typing as npt
 import onnx
 import torch
 
+from edgeprune.bench.ask import Bench
+from edgeprune.bench.ask import tensors as tensors_of
+from edgeprune.bench.local import LocalBench
 from edgeprune.errors import ParityError
 from edgeprune.export.engine import build_engine, engine_file
 from edgeprune.records import Parity, TensorParity
+from edgeprune.records.request import Engine
 from edgeprune.runtime.decode import Thresholds, scores_over
 from edgeprune.runtime.preprocess import Floats
-from edgeprune.runtime.session import open_session
 from edgeprune.yolo.export import fused
 
 TOLERANCE = {"fp32": 1e-3, "bf16": 8e-2}
 
 
 def check_parity(
-    name: str, model: torch.nn.Module, onnx_file: Path, runtime: str, artifact: Path, precision: str, images: Floats
+    engine: Engine, model: torch.nn.Module, onnx_file: Path, images: Floats, bench: Bench | None = None
 ) -> Parity:
     """Compare one engine with the model that it was made from.
 
     Args:
-        name: The engine's, for the record.
+        engine: From `build_engine`.
         model: The detector in torch, FP32.
-        onnx_file: What the artifact was made from.
-        artifact: From `build_engine`.
+        onnx_file: What the engine was made from.
         images: Probe images, shape (n, 3, height, width), float32 in 0..1.
+        bench: Where the engine runs; none = here.
 
     Returns:
         The largest difference of every output.
@@ -57,23 +60,26 @@ def check_parity(
         ParityError: An output is beyond tolerance; names the first tensor inside the graph that is.
     """
     reference = fused(model)
-    session = open_session(runtime, engine_file(artifact), precision, 0)
+    bench = bench or LocalBench()
     with torch.no_grad():
         expected = np.concatenate([reference(torch.from_numpy(image[None])).numpy() for image in images])
-    got = np.concatenate([session.run(image[None])[0] for image in images])
+    (output,) = (o.name for o in onnx.load(onnx_file, load_external_data=False).graph.output)
+    runs = tensors_of(bench, engine, [{"images": image[None]} for image in images])
+    got = np.concatenate([run[output] for run in runs])
+    precision = engine.precision
     boxes = _boxes_that_count(expected, got) if precision == "bf16" else slice(None)
     tensors = tuple(
-        _compare(f"{session.output_names[0]} ({part})", expected[:, rows][counted], got[:, rows][counted], precision)
+        _compare(f"{output} ({part})", expected[:, rows][counted], got[:, rows][counted], precision)
         for part, rows, counted in (("boxes", slice(0, 4), boxes), ("scores", slice(4, None), slice(None)))
     )
     drift = None
     if not all(tensor.holds for tensor in tensors):
-        drift = first_drift(reference, onnx_file, runtime, precision, images[:1])
-    parity = Parity(engine=name, images=len(images), tensors=tensors, first_drift=drift)
+        drift = first_drift(reference, onnx_file, engine, images[:1], bench)
+    parity = Parity(engine=engine.name, images=len(images), tensors=tensors, first_drift=drift)
     if not parity.holds:
         worst = max(tensors, key=lambda t: t.max_abs / max(t.scale, 1e-12))
         raise ParityError(
-            f"{name} doesn't compute what torch computes.",
+            f"{engine.name} doesn't compute what torch computes.",
             where=f"output {worst.tensor}; first tensor that drifts: {drift}",
             expected=f"at most {worst.tolerance:g} of {worst.scale:.4g}",
             got=f"a difference of {worst.max_abs:.4g}",
@@ -82,7 +88,7 @@ def check_parity(
     return parity
 
 
-def first_drift(reference: torch.nn.Module, onnx_file: Path, runtime: str, precision: str, image: Floats) -> str | None:
+def first_drift(reference: torch.nn.Module, onnx_file: Path, engine: Engine, image: Floats, bench: Bench) -> str | None:
     """The first convolution, in execution order, whose result is beyond tolerance in the runtime."""
     model = onnx.load(onnx_file)
     modules = dict(reference.named_modules())
@@ -99,10 +105,10 @@ def first_drift(reference: torch.nn.Module, onnx_file: Path, runtime: str, preci
         onnx.save(onnx.shape_inference.infer_shapes(model), probing)
         work = Path(folder) / "engine"
         work.mkdir()
-        session = open_session(runtime, engine_file(build_engine(runtime, probing, work)), precision, 0)
-        values = dict(zip(session.output_names, session.run(image), strict=True))
+        made = engine.moved(lambda _: str(engine_file(build_engine(engine.runtime, probing, work))))
+        (values,) = tensors_of(bench, made, [{"images": image}])
     for tensor, path in probes:
-        if not _compare(tensor, expected[path], values[tensor], precision).holds:
+        if not _compare(tensor, expected[path], values[tensor], engine.precision).holds:
             return path
     return None
 

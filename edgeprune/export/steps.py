@@ -25,6 +25,9 @@ import onnx
 import torch
 from onnx import TensorProto, helper
 
+from edgeprune.bench.ask import Bench
+from edgeprune.bench.ask import tensors as tensors_of
+from edgeprune.bench.local import LocalBench
 from edgeprune.errors import ParityError
 from edgeprune.export.engine import build_engine, engine_file
 from edgeprune.export.parity import TOLERANCE
@@ -32,8 +35,9 @@ from edgeprune.export.qdq import Graph
 from edgeprune.quant.fake import Forced
 from edgeprune.quant.fold import fold
 from edgeprune.records import Parity, Quantization, TensorParity, read_json
+from edgeprune.records.request import Engine
 from edgeprune.runtime.preprocess import Floats
-from edgeprune.runtime.session import open_inputs, open_unoptimised
+from edgeprune.runtime.session import open_unoptimised
 from edgeprune.yolo.export import fused
 from edgeprune.yolo.load import load_detector
 
@@ -43,7 +47,14 @@ STEPS = 1.001
 
 
 def check_steps(
-    name: str, checkpoint: Path, quantization: Path, graph_file: Path, runtime: str, images: Floats
+    name: str,
+    checkpoint: Path,
+    quantization: Path,
+    graph_file: Path,
+    runtime: str,
+    images: Floats,
+    bench: Bench | None = None,
+    architecture: str | None = None,
 ) -> Parity:
     """Compare a runtime, and torch, with the quantized graph.
 
@@ -52,6 +63,7 @@ def check_steps(
         checkpoint, quantization: What the graph was made from.
         graph_file: The quantized graph that the target runs (mixed.onnx).
         images: Probe images, shape (n, 3, height, width), float32 in 0..1.
+        bench, architecture: Where the runtime runs; none = here.
 
     Returns:
         The largest difference of every quantized tensor, in torch and in the runtime, and of the outputs.
@@ -63,9 +75,8 @@ def check_steps(
     graph = Graph(model)
     points = {q.name.removesuffix("/Q"): float(graph.values(q.input[1])) for q, _ in graph.pairs()}
     expected = [_reference(model, points, image[None]) for image in images]
-    pairs = list(zip(images, expected, strict=True))
     compared = {
-        runtime: [_on_runtime(model, points, runtime, image[None], values) for image, values in pairs],
+        runtime: _on_runtime(model, points, runtime, images, expected, bench or LocalBench(), architecture),
         "torch": _in_torch(checkpoint, quantization, graph_file, points, images, expected),
     }
     tensors = []
@@ -132,16 +143,28 @@ def forced(model: onnx.ModelProto, values: Values) -> onnx.ModelProto:
 
 
 def _on_runtime(
-    model: onnx.ModelProto, points: Mapping[str, float], runtime: str, image: Floats, expected: Values
-) -> Values:
+    model: onnx.ModelProto,
+    points: Mapping[str, float],
+    runtime: str,
+    images: Floats,
+    expected: Sequence[Values],
+    bench: Bench,
+    architecture: str | None,
+) -> list[Values]:
+    given = [
+        {"images": image[None], **{f"{point}/forced": values[point] for point in points}}
+        for image, values in zip(images, expected, strict=True)
+    ]
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "forced.onnx"
-        onnx.save(forced(model, expected), file)
-        engine = engine_file(build_engine(runtime, file, Path(folder), quantized=True))
-        run = open_inputs(runtime, engine)
-        got = run({"images": image, **{f"{point}/forced": expected[point] for point in points}})
+        onnx.save(forced(model, expected[0]), file)
+        made = Path(folder) / "engine"
+        made.mkdir()
+        built = build_engine(runtime, file, made, architecture, quantized=True)
+        engine = {"name": "forced", "runtime": runtime, "precision": "int8", "file": str(engine_file(built))}
+        runs = tensors_of(bench, Engine.model_validate(engine), given)
     names = {f"{point}/dequantized": point for point in points}
-    return {names.get(tensor, tensor): value for tensor, value in got.items()}
+    return [{names.get(tensor, tensor): value for tensor, value in run.items()} for run in runs]
 
 
 def _in_torch(

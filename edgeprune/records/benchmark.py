@@ -9,10 +9,12 @@ Rules:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Literal
 
 from pydantic import Field
 
+from edgeprune.records.address import LOCAL
 from edgeprune.records.base import InputShape, Record
 from edgeprune.records.calibration import Sha256
 from edgeprune.records.measurement import Accuracy, Latency, Milliseconds
@@ -44,6 +46,7 @@ class BenchRequest(Record):
     """What the device half is asked for. Paths are absolute or relative to this file's folder."""
 
     format: Literal[1] = 1
+    kind: Literal["load"] = "load"
     engine: str
     """The file that the runtime loads."""
     runtime: Runtime
@@ -56,6 +59,10 @@ class BenchRequest(Record):
     load: Load = Load()
     sensors_root: str = "/"
     """Where the device's /sys and /proc lie: elsewhere only for a recorded tree."""
+
+    def moved(self, to: Callable[[str], str]) -> BenchRequest:
+        """The same with its files elsewhere (records/request.py)."""
+        return self.model_copy(update={"engine": to(self.engine), "images": tuple(map(to, self.images))})
 
 
 class EarlyStopping(Record):
@@ -201,6 +208,8 @@ class Benchmark(Record):
     """benchmark.json."""
 
     target: str
+    device: str = LOCAL
+    """Where it was measured: `local`, or ssh://…"""
     bundle_sha256: Sha256
     """Of the bundle's folder, manifest included."""
     data: str

@@ -19,7 +19,7 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeprune.errors import ConnectionLostError, DeviceError, missing_package
+from edgeprune.errors import ConnectionLostError, DeviceError, ExitCode, missing_package
 from edgeprune.records.address import DeviceAddress
 
 if TYPE_CHECKING:
@@ -98,6 +98,7 @@ async def open_connection(address: DeviceAddress) -> asyncssh.SSHClientConnectio
             "The device doesn't accept the key.", where=address, got=error.reason,
             expected="a key of ~/.ssh, of the agent, or IdentityFile in ~/.ssh/config, that it knows",
             next_step=f"{address.ssh.replace('ssh ', 'ssh-copy-id ', 1)}, then {address.ssh} true",
+            code=ExitCode.KEY_NOT_ACCEPTED,
         ) from error  # fmt: skip
     except (ssh.KeyImportError, ssh.KeyEncryptionError, ssh.ConfigParseError) as error:
         raise _refuse("OpenSSH's configuration or a key can't be read.", address, error, "look into ~/.ssh") from error
@@ -105,14 +106,15 @@ async def open_connection(address: DeviceAddress) -> asyncssh.SSHClientConnectio
         raise _unreachable(address, f"no answer within {CONNECT_TIMEOUT_S} s") from error
     except (ssh.ConnectionLost, ConnectionResetError) as error:
         raise _refuse(
-            "What answers there hangs up: it is no SSH server, or one that lets nobody in.", address, error
-        ) from error
+            "What answers there hangs up: it is no SSH server, or one that lets nobody in.", address, error,
+            code=ExitCode.UNREACHABLE,
+        ) from error  # fmt: skip
     except ssh.Error as error:
         raise _refuse("What answers there can't be talked to.", address, error) from error
     except socket.gaierror as error:
         raise DeviceError(
             "The host's name can't be resolved.", where=address, got=error.strerror or error,
-            next_step="check the spelling, or give its IP address",
+            next_step="check the spelling, or give its IP address", code=ExitCode.UNREACHABLE,
         ) from error  # fmt: skip
     except OSError as error:
         if error.filename is not None:
@@ -128,7 +130,7 @@ def lost(address: DeviceAddress, what: str, error: object) -> ConnectionLostErro
     """
     return ConnectionLostError(
         f"The connection broke off {what}.", where=address, got=error,
-        next_step="run the same command again; what was copied is kept and goes on",
+        next_step="run the same command again; what was copied is kept and goes on", code=ExitCode.LOST,
     )  # fmt: skip
 
 
@@ -145,6 +147,7 @@ def _host_key(ssh: Any, address: DeviceAddress, options: Any, shown: list[Any], 
         expected="a line for it in ~/.ssh/known_hosts",
         next_step=f"{address.ssh} true; compare the fingerprint with the device's own "
         "(there: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub), then answer yes",
+        code=ExitCode.HOST_KEY_UNKNOWN,
     )  # fmt: skip
 
 
@@ -154,6 +157,7 @@ def _changed(address: DeviceAddress, known: list[Any], offered: str, host: str, 
         "The device's host key has changed: it was set up anew, or something else answers in its place.",
         where=address, expected=", ".join(f"{k.get_algorithm()} {k.get_fingerprint()}" for k in known), got=offered,
         next_step=f"if you know that it was set up anew: ssh-keygen -R {entry}, then {address.ssh} true",
+        code=ExitCode.HOST_KEY_CHANGED,
     )  # fmt: skip
 
 
@@ -171,8 +175,12 @@ def _unreachable(address: DeviceAddress, got: object) -> DeviceError:
     return DeviceError(
         "The device can't be reached.", where=address, got=got,
         next_step=f"is it on, in this network, and does sshd run there? {address.ssh} true says more with -v",
+        code=ExitCode.UNREACHABLE,
     )  # fmt: skip
 
 
-def _refuse(what: str, address: DeviceAddress, got: object, next_step: str | None = None) -> DeviceError:
-    return DeviceError(what, where=address, got=got, next_step=next_step or f"{address.ssh} -v true says more")
+def _refuse(
+    what: str, address: DeviceAddress, got: object, next_step: str | None = None, code: ExitCode = ExitCode.USER
+) -> DeviceError:
+    advice = next_step or f"{address.ssh} -v true says more"
+    return DeviceError(what, where=address, got=got, next_step=advice, code=code)

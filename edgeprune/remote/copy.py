@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from edgeprune.errors import DeviceError
+from edgeprune.errors import DeviceError, ExitCode
 from edgeprune.records import files
 from edgeprune.records.address import DeviceAddress
 from edgeprune.remote.connect import import_asyncssh
@@ -258,7 +258,7 @@ def _full(link: Link, folder: str, needed: int, free: int) -> DeviceError:
     return DeviceError(
         "The device's disk is full.", where=f"{link.address}: {folder}",
         expected=f"{(needed + RESERVE) / 1e6:.1f} MB free", got=f"{free / 1e6:.1f} MB",
-        next_step="free some space there; nothing was left behind",
+        next_step="free some space there; nothing was left behind", code=ExitCode.DISK_FULL,
     )  # fmt: skip
 
 

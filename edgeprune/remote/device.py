@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import shlex
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +42,10 @@ setsid "$@" </dev/null 3<&- & job=$!
 wait $job; code=$?
 kill $watch 2>/dev/null
 exit $code"""
+
+
+#: Told a line that a command wrote.
+Heard = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,7 @@ class Device:
         *,
         timeout_s: float | None = None,
         environment: Mapping[str, str] | None = None,
+        on_line: Heard | None = None,
     ) -> Finished:
         """Run a command in the login folder and wait for its end.
 
@@ -92,6 +97,7 @@ class Device:
             command: The program, found on the device's PATH, and its arguments.
             timeout_s: Seconds after which it is ended; none = it may take as long as it likes.
             environment: Variables to add.
+            on_line: Told each line of its output as it comes.
 
         Raises:
             ConnectionLostError: The connection broke off; the command is ended once the device notices.
@@ -106,7 +112,7 @@ class Device:
         except (ssh.Error, OSError) as error:
             raise lost(self.address, what, error) from error
         try:
-            stdout, stderr = await asyncio.wait_for(process.communicate(), timeout_s)
+            stdout, stderr = await asyncio.wait_for(_output(process, on_line), timeout_s)
         except (TimeoutError, asyncio.TimeoutError) as error:  # two classes until Python 3.11
             raise DeviceError(
                 "The command took too long and was ended.", where=f"{self.address}: {_short(command)}",
@@ -171,6 +177,22 @@ class Device:
             except (ssh.ChannelOpenError, ssh.DisconnectError, BrokenPipeError, ConnectionResetError) as error:
                 problem = error
         raise lost(self.address, what, problem) from problem
+
+
+async def _output(process: Any, on_line: Heard | None) -> tuple[str, str]:
+    """Standard output and standard error of a process, to its end."""
+    if on_line is None:
+        stdout, stderr = await process.communicate()
+        return str(stdout), str(stderr)
+    errors, lines = asyncio.ensure_future(process.stderr.read()), []
+    try:
+        async for line in process.stdout:
+            lines.append(line)
+            on_line(line.rstrip("\n"))
+        await process.wait_closed()
+        return "".join(lines), str(await errors)
+    finally:
+        errors.cancel()
 
 
 def _short(command: Sequence[str]) -> str:

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from edgeprune.errors import DeviceError
+from edgeprune.errors import DeviceError, ExitCode
 from edgeprune.records.base import parse
 from edgeprune.records.device_info import DeviceInfo
 from edgeprune.records.installation import Installation
@@ -67,7 +67,7 @@ async def set_up(
     Raises:
         DeviceError: Something is missing there, or it can't be installed; the device is as before.
     """
-    root = await _root(device)
+    root = await root_of(device)
     await _require_python(device, python)
     with tempfile.TemporaryDirectory(prefix="edgeprune-setup-") as folder:
         tell("building the wheel" if wheel is None else f"checking {wheel}")
@@ -101,30 +101,39 @@ async def ask(device: Device) -> DeviceInfo:
     Raises:
         DeviceError: The device side isn't installed there, or is of another version.
     """
-    root = await _root(device)
+    root = await root_of(device)
     offset_s, uncertainty_s = await _clock(device)
     python = f"{root}/current/bin/python"
     again = f"edgeprune device setup {device.address}"
     if (await device.run(["test", "-x", python])).exit_code:
-        raise DeviceError("edgeprune's device side is not installed there.", where=device.address, next_step=again)
+        raise DeviceError(
+            "edgeprune's device side is not installed there.", where=device.address, next_step=again,
+            code=ExitCode.NOT_SET_UP,
+        )  # fmt: skip
     # isolated: a folder of the user's that is named like a package would be imported in its place
     done = await device.run([python, "-I", "-m", "edgeprune.bench.board"], timeout_s=60)
     try:
         content = json.loads(done.stdout)
     except json.JSONDecodeError as error:
         raise DeviceError(
-            "edgeprune's device side doesn't work there.", where=device.address, got=_last(done), next_step=again
-        ) from error
+            "edgeprune's device side doesn't work there.", where=device.address, got=_last(done), next_step=again,
+            code=ExitCode.NOT_SET_UP,
+        ) from error  # fmt: skip
     if content.get("edgeprune") != __version__:
         raise DeviceError(
             "edgeprune's device side is of another version.", where=device.address, expected=__version__,
-            got=content.get("edgeprune"), next_step=again,
+            got=content.get("edgeprune"), next_step=again, code=ExitCode.NOT_SET_UP,
         )  # fmt: skip
     info = parse(DeviceInfo, content, DeviceError, where=device.address)
     return info.model_copy(update={"clock_offset_s": offset_s, "clock_uncertainty_s": uncertainty_s})
 
 
-async def _root(device: Device) -> str:
+async def root_of(device: Device) -> str:
+    """Where everything of edgeprune's lies on a device.
+
+    Raises:
+        DeviceError: Its user has no home folder.
+    """
     home = (await device.run(["sh", "-c", 'printf %s "$HOME"'])).stdout
     if not home.startswith("/"):
         raise DeviceError("The device's user has no home folder.", where=device.address, got=f"HOME={home}")
@@ -141,13 +150,14 @@ async def _require_python(device: Device, python: str) -> None:
             f"There is no {python} on the device." if missing else f"The device's {python} doesn't start.",
             where=device.address, expected=f"Python {lowest} to {highest} on its PATH",
             got=None if missing else _last(done), next_step=advice,
+            code=ExitCode.NO_PYTHON,
         )  # fmt: skip
     major, minor = map(int, done.stdout.split())
     if not PYTHONS[0] <= (major, minor) <= PYTHONS[1]:
         raise DeviceError(
             f"The device's {python} can't run edgeprune.", where=device.address,
             expected=f"Python {lowest} to {highest}", got=f"{major}.{minor}",
-            next_step="install another Python there and name it: --python python3.11",
+            next_step="install another Python there and name it: --python python3.11", code=ExitCode.NO_PYTHON,
         )  # fmt: skip
 
 
@@ -157,7 +167,7 @@ async def _require_clock(device: Device) -> None:
         raise DeviceError(
             "The device's clock is so far off that it can't check certificates, so nothing can be installed.",
             where=device.address, expected="at most a day beside this machine's", got=duration(offset_s),
-            next_step="set it: sudo timedatectl set-ntp true, or sudo date -s '…'",
+            next_step="set it: sudo timedatectl set-ntp true, or sudo date -s '…'", code=ExitCode.CLOCK,
         )  # fmt: skip
 
 
@@ -170,7 +180,7 @@ async def _require_space(device: Device, root: str) -> None:
         raise DeviceError(
             "There is not enough space on the device.", where=f"{device.address}: {root}",
             expected=f"{SPACE_BYTES / 1e6:.0f} MB free", got=f"{int(fields[3]) * 1024 / 1e6:.0f} MB",
-            next_step="free some space there",
+            next_step="free some space there", code=ExitCode.DISK_FULL,
         )  # fmt: skip
 
 
@@ -210,7 +220,8 @@ def _answer(device: Device, done: Finished) -> object:
         "check": ("What was installed doesn't work there, so it was removed again.", None),
         "full": ("The device's disk became full while installing; nothing was left behind.", "free some space there"),
     }[answer["error"]]
-    raise DeviceError(what, where=device.address, got=answer["detail"].strip(), next_step=next_step)
+    code = ExitCode.DISK_FULL if answer["error"] == "full" else ExitCode.USER
+    raise DeviceError(what, where=device.address, got=answer["detail"].strip(), next_step=next_step, code=code)
 
 
 def _last(done: Finished) -> str:

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from edgeprune.records import Benchmark, Latency
+from edgeprune.records.address import LOCAL
 from edgeprune.records.benchmark import ScenarioResult
 
 #: Windows of a sustained run that are printed; the file has them all.
@@ -21,7 +22,8 @@ PARTS: tuple[Literal["preprocess", "inference", "postprocess"], ...] = ("preproc
 def show(found: Benchmark, console: Console) -> None:
     """Print latencies, what they were measured beside, and whether they count."""
     run, result = found.run, found.run.result
-    title = f"{found.target}, {result.scenario}: {run.runtime}, {found.request.precision}, {run.threads} threads"
+    place = "" if found.device == LOCAL else f" on {found.device}"
+    title = f"{found.target}{place}, {result.scenario}: {run.runtime}, {found.request.precision}, {run.threads} threads"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     table.add_column("ms")
     for heading in ("p50", "p90", "p99", "MAD", "samples"):

@@ -20,6 +20,9 @@ from edgeprune.errors import DeviceError, EdgepruneError, missing_package
 from edgeprune.machine import cores
 from edgeprune.runtime.preprocess import Floats
 
+#: Precision -> what OpenVINO is told to compute in; what is float in a quantized graph computes in FP32.
+_OPENVINO_PRECISIONS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
+
 
 class Session(Protocol):
     """What every runtime offers.
@@ -80,8 +83,8 @@ def open_unoptimised(model: bytes) -> Callable[[dict[str, Floats]], dict[str, Fl
     return lambda given: dict(zip(names, session.run(None, given), strict=True))
 
 
-def open_inputs(runtime: str, engine: Path) -> Callable[[dict[str, Floats]], dict[str, Floats]]:
-    """A graph with several inputs, optimised as an engine is, in FP32 and INT8.
+def open_graph(runtime: str, engine: Path, precision: str) -> Callable[[dict[str, Floats]], dict[str, Floats]]:
+    """A graph with any inputs and outputs, optimised as an engine is.
 
     Returns:
         Inputs by name -> outputs by name.
@@ -94,7 +97,8 @@ def open_inputs(runtime: str, engine: Path) -> Callable[[dict[str, Floats]], dic
         session = ort.InferenceSession(str(engine), _quiet(ort), providers=["CPUExecutionProvider"])
         names = [output.name for output in session.get_outputs()]
         return lambda given: dict(zip(names, session.run(None, given), strict=True))
-    compiled = _import_openvino().Core().compile_model(str(engine), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    hint = {"INFERENCE_PRECISION_HINT": _OPENVINO_PRECISIONS[precision]}
+    compiled = _import_openvino().Core().compile_model(str(engine), "CPU", hint)
 
     def run(given: dict[str, Floats]) -> dict[str, Floats]:
         found = compiled(given)
@@ -148,7 +152,7 @@ class OpenVinoSession:
         ov = _import_openvino()
         settings = {
             "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16", "int8": "f32"}[precision],
+            "INFERENCE_PRECISION_HINT": _OPENVINO_PRECISIONS[precision],
             "INFERENCE_NUM_THREADS": threads,
         }
         why = available("openvino", precision)

@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgeprune.job import Job
 from edgeprune.machine import installed
+from edgeprune.records.request import Engine
 
-#: Images that parity is probed with and engines are timed on.
+if TYPE_CHECKING:
+    from edgeprune.runtime.preprocess import Floats
+
+#: Images that engines are timed on.
 PROBE_IMAGES = 16
+#: … and that parity is checked on: every tensor of each is compared.
+PARITY_IMAGES = 4
 #: Variant and precision class -> folder under engines/.
 VARIANTS = ("parent", "pruned")
 QUANTIZED = "quantized"
+
+
+def reach(job: Job) -> None:
+    """The device answers and has the target's runtime: known before hours of training rather than after them.
+
+    Raises:
+        DeviceError: It doesn't, or hasn't.
+    """
+    job.bench.versions(job.profile.runtime)
 
 
 def folder_of(variant: str, precision: str) -> str:
@@ -30,39 +46,46 @@ def artifact(folder: Path) -> Path:
     return next(p for p in sorted(folder.iterdir()) if p.name.startswith("model"))
 
 
-def engines(job: Job) -> list[Any]:
-    """Every engine to verify and to race: each variant in each precision that this machine has."""
-    from edgeprune.bench.measure import Engine
+def engines(job: Job, lacking: Container[str]) -> list[Engine]:
+    """Every engine to verify and to race: each variant in each precision but those that the device lacks."""
     from edgeprune.export.engine import engine_file
-    from edgeprune.runtime.session import available
 
-    runtime = job.profile.runtime
     found = []
     for variant in VARIANTS:
         for precision in job.profile.precisions:
-            if available(runtime, precision) is not None or (variant == "parent" and precision == "int8"):
+            if precision in lacking or (variant == "parent" and precision == "int8"):
                 continue  # the parent is float: INT8 is one of the things that the build brings
             made = artifact(job.shop / f"engines/{folder_of(variant, precision)}")
-            found.append(
-                Engine(f"{variant} {precision}", runtime, precision, engine_file(made), made, job.profile.threads)
-            )
+            found.append(Engine.of(job.profile, f"{variant} {precision}", precision, engine_file(made)))
     return found
+
+
+def lacking(job: Job) -> dict[str, str]:
+    """Precision -> why the device can't run it, of those that the target asks for."""
+    from edgeprune.bench.ask import about
+
+    return about(job.bench, job.profile.runtime, job.profile.precisions).lacking
 
 
 def engine_files(job: Job) -> dict[str, Any]:
     """What a stage that runs engines reads."""
-    profile = job.profile.model_dump(include={"runtime", "precisions", "threads", "input_shape"})
-    return {"profile": profile, **{name: job.shop / f"engines/{name}" for name in folders(job)}}
+    profile = job.profile.model_dump(include={"runtime", "precisions", "threads", "input_shape", "device"})
+    there = job.bench.versions(job.profile.runtime)
+    return {"profile": profile, "there": there, **{name: job.shop / f"engines/{name}" for name in folders(job)}}
 
 
-def probe_images(job: Job) -> Any:
-    """The first images of val as the engine's input, float32 of shape (n, 3, height, width)."""
+def probe_images(job: Job) -> tuple[Path, ...]:
+    """The first images of val: what engines are timed on, and parity is checked on."""
+    return job.data.splits["val"][:PROBE_IMAGES]
+
+
+def probes(job: Job, count: int) -> Floats:
+    """Some of them as the engine's input, float32 of shape (count, 3, height, width)."""
     import numpy as np
 
     from edgeprune.runtime.preprocess import letterbox, read_image
 
-    chosen = job.data.splits["val"][:PROBE_IMAGES]
-    return np.concatenate([letterbox(read_image(path), *job.image_size)[0] for path in chosen])
+    return np.concatenate([letterbox(read_image(path), *job.image_size)[0] for path in probe_images(job)[:count]])
 
 
 def versions(*packages: str) -> dict[str, str]:

@@ -24,7 +24,18 @@ from edgeprune.records import (
     write_json,
 )
 from edgeprune.records.model import ModelFiles
-from edgeprune.stages.common import VARIANTS, artifact, engine_files, engines, folder_of, probe_images, versions
+from edgeprune.stages.common import (
+    PARITY_IMAGES,
+    VARIANTS,
+    artifact,
+    engine_files,
+    engines,
+    folder_of,
+    lacking,
+    probe_images,
+    probes,
+    versions,
+)
 from edgeprune.version import __version__
 
 
@@ -32,41 +43,34 @@ def verify(job: Job, model: ModelFiles, again: bool = False) -> None:
     """verify.json: each engine against torch, and its mAP on the runtime itself; predictions/ in COCO's format."""
 
     def act(work: Path) -> None:
+        from edgeprune.bench.ask import detections
         from edgeprune.export.parity import check_parity
         from edgeprune.export.steps import check_steps
-        from edgeprune.runtime.predict import predict
-        from edgeprune.runtime.session import open_session
         from edgeprune.train.evaluate import score
         from edgeprune.yolo.load import load_detector
 
         images = job.data.splits["val"]
-        probes = probe_images(job)[:4]
+        pixels = probes(job, PARITY_IMAGES)
         parities, accuracies = [], []
-        for engine in engines(job):
+        for engine in engines(job, lacking(job)):
             variant = engine.name.split()[0]
             if engine.precision == "int8":
                 assert model.quantization is not None
                 parities.append(
                     check_steps(
-                        engine.name,
-                        model.checkpoint,
-                        model.quantization,
-                        job.shop / "mixed.onnx",
-                        engine.runtime,
-                        probes,
+                        engine.name, model.checkpoint, model.quantization, job.shop / "mixed.onnx", engine.runtime,
+                        pixels, job.bench, job.architecture,
                     )
-                )
+                )  # fmt: skip
             else:
                 checkpoint = job.shop / "parent.pt" if variant == "parent" else model.checkpoint
                 parities.append(
                     check_parity(
-                        engine.name, load_detector(checkpoint).model, job.shop / f"{variant}.onnx",
-                        engine.runtime, engine.artifact, engine.precision, probes,
+                        engine, load_detector(checkpoint).model, job.shop / f"{variant}.onnx", pixels, job.bench
                     )
-                )  # fmt: skip
-            session = open_session(engine.runtime, engine.file, engine.precision, engine.threads)
-            results = predict(
-                session, images, job.profile.input_shape, on_image=_counter(job, engine.name, len(images))
+                )
+            results = detections(
+                job.bench, engine, images, job.profile.input_shape, on_image=_counter(job, engine.name, len(images))
             )
             accuracies.append(score(engine.name, job.data, results))
             found = work / "predictions" / f"{engine.name.replace(' ', '-')}.json"
@@ -75,7 +79,7 @@ def verify(job: Job, model: ModelFiles, again: bool = False) -> None:
 
     job.shop.stage(
         "verify", act,
-        reads={**engine_files(job), "data": job.sha256["data"], **versions(job.profile.runtime, "pycocotools")},
+        reads={**engine_files(job), "data": job.sha256["data"], **versions("pycocotools")},
         makes=("verify.json", "predictions"), force=again,
     )  # fmt: skip
 
@@ -84,17 +88,20 @@ def bench(job: Job, again: bool = False) -> None:
     """bench.json: all engines in one run, interleaved."""
 
     def act(work: Path) -> None:
-        from edgeprune.bench.measure import measure
+        from edgeprune.bench.ask import race
+        from edgeprune.bench.measure import ROUNDS
 
-        run = measure(
-            engines(job), probe_images(job), seed=job.recipe.seed,
-            on_round=lambda done, total: job.shop.listener.progress("bench", done, total),
+        missing = lacking(job)
+        run = race(
+            job.bench, engines(job, missing), probe_images(job), job.profile.input_shape, seed=job.recipe.seed,
+            rounds=ROUNDS, on_round=lambda done, total: job.shop.listener.progress("bench", done, total),
         )  # fmt: skip
-        write_json(work / "bench.json", run.model_copy(update={"left_out": _left_out(job)}))
+        left_out = tuple(f"{precision}: {why}" for precision, why in missing.items())
+        write_json(work / "bench.json", run.model_copy(update={"left_out": left_out}))
 
     job.shop.stage(
         "bench", act,
-        reads={**engine_files(job), "data": job.sha256["data"], **versions(job.profile.runtime)},
+        reads={**engine_files(job), "data": job.sha256["data"]},
         makes=("bench.json",), force=again,
     )  # fmt: skip
 
@@ -124,7 +131,8 @@ def report(job: Job, again: bool = False) -> Report:
         )  # fmt: skip
         environment = {
             **run.environment,
-            **versions("torch", "ultralytics", job.profile.runtime),
+            **versions("torch", "ultralytics"),
+            **job.bench.versions(job.profile.runtime),
             "edgeprune": __version__,
         }
         write_json(
@@ -213,13 +221,6 @@ def _notes(job: Job) -> tuple[str, ...]:
 
 def _counter(job: Job, note: str, total: int) -> Callable[[int], None]:
     return lambda done: job.shop.listener.progress("verify", done, total, note)
-
-
-def _left_out(job: Job) -> tuple[str, ...]:
-    from edgeprune.runtime.session import available
-
-    whys = {precision: available(job.profile.runtime, precision) for precision in job.profile.precisions}
-    return tuple(f"{precision}: {why}" for precision, why in whys.items() if why)
 
 
 def _size(folder: Path) -> int:

@@ -67,24 +67,25 @@ def price(job: Job, phase: Phase, model: ModelFiles) -> None:
         return
 
     def act(work: Path) -> None:
+        from edgeprune.bench.ask import detections
         from edgeprune.export.engine import build_engine, engine_file
         from edgeprune.export.onnx import export_onnx
         from edgeprune.records import write_json
-        from edgeprune.runtime.predict import predict
-        from edgeprune.runtime.session import open_session
+        from edgeprune.records.request import Engine
         from edgeprune.train.evaluate import score
 
         export_onnx(model.checkpoint, work / "whole.onnx", *job.image_size, {})
-        engine = engine_file(build_engine(job.profile.runtime, work / "whole.onnx", work))
-        session = open_session(job.profile.runtime, engine, "fp32", job.profile.threads)
-        results = predict(session, job.data.splits["val"], job.profile.input_shape)
+        made = build_engine(job.profile.runtime, work / "whole.onnx", work, job.architecture)
+        engine = Engine.of(job.profile, "whole", "fp32", engine_file(made))
+        results = detections(job.bench, engine, job.data.splits["val"], job.profile.input_shape)
         write_json(work / "activation.json", score(job.recipe.activation, job.data, results))
 
     job.shop.stage(
         "price of the activation", act,
         reads={
             "checkpoint": model.checkpoint, "activation": job.recipe.activation, "data": job.sha256["data"],
-            "size": job.image_size, **versions(job.profile.runtime, "pycocotools"),
+            "size": job.image_size, "device": job.profile.device, "there": job.bench.versions(job.profile.runtime),
+            **versions("pycocotools"),
         },
         makes=("activation.json",),
     )  # fmt: skip
@@ -284,8 +285,9 @@ def export_quantized(job: Job, model: ModelFiles, again: bool = False) -> None:
 
         mix(
             job.shop / "quantized.onnx", job.shop / "pruned.onnx",
-            parent=artifact(job.shop / "engines/parent"), profile=job.profile, data=job.data,
-            calibration=job.calibration, max_map_drop=job.recipe.goal.max_map_drop,
+            parent=artifact(job.shop / "engines/parent"), profile=job.profile, bench=job.bench,
+            architecture=job.architecture, data=job.data, calibration=job.calibration,
+            max_map_drop=job.recipe.goal.max_map_drop,
             destination=work / "mixed.onnx", record=work / "mixed.json",
             on_step=lambda done, total, note: job.shop.listener.progress("mix", done, total, note),
         )  # fmt: skip
@@ -303,6 +305,7 @@ def export_quantized(job: Job, model: ModelFiles, again: bool = False) -> None:
         reads={
             "quantized": job.shop / "quantized.onnx", "parent": job.shop / "engines/parent", "data": job.sha256["data"],
             "calibration": job.sha256["calibration"], "drop": job.recipe.goal.max_map_drop,
+            "device": job.profile.device, "there": job.bench.versions(job.profile.runtime),
             **versions(job.profile.runtime, "onnx", "pycocotools"),
         },
         makes=("mixed.onnx", "mixed.json"), force=again,
@@ -317,14 +320,14 @@ def to_engine(job: Job, name: str, onnx_file: str, again: bool) -> None:
         from edgeprune.export.engine import build_engine, refuse_misread
 
         if name == "quantized":
-            refuse_misread(job.shop / onnx_file, job.profile.runtime)
+            refuse_misread(job.shop / onnx_file, job.profile.runtime, job.architecture)
         folder = work / "engines" / name
         folder.mkdir(parents=True)
-        build_engine(job.profile.runtime, job.shop / onnx_file, folder, quantized=name == "quantized")
+        build_engine(job.profile.runtime, job.shop / onnx_file, folder, job.architecture, quantized=name == "quantized")
 
     job.shop.stage(
         f"export {name} to {job.profile.runtime}", act,
-        reads={"onnx": job.shop / onnx_file, **versions(job.profile.runtime)},
+        reads={"onnx": job.shop / onnx_file, "architecture": job.architecture, **versions(job.profile.runtime)},
         makes=(f"engines/{name}",), force=again,
     )  # fmt: skip
 

@@ -30,9 +30,9 @@ def bench(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)
 
 
-def refused(*arguments: object) -> str:
+def refused(*arguments: object, code: int = 2) -> str:
     done = bench(*arguments)
-    assert done.returncode == 2, done.stdout + done.stderr
+    assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return done.stderr
 
@@ -95,10 +95,20 @@ def test_missing_unnamed_linked_and_outside_files_are_refused(tmp_path: Path) ->
 def test_bundle_of_another_architecture_is_refused(tmp_path: Path, data: Path) -> None:
     other = {"x86_64": "aarch64"}.get(platform.machine(), "x86_64")
     made = bundle(tmp_path / "bundle", architecture=other)
-    said = refused("colours", "--bundle", made, "--data", data, "--quick", "--out", tmp_path)
+    said = refused("colours", "--bundle", made, "--data", data, "--quick", "--out", tmp_path, code=20)
     assert "another architecture" in said
     assert other in said
     refuse_architecture(open_bundle(made), made, other)
+
+
+def test_bundle_for_another_version_of_the_runtime_is_refused_unless_asked_for(tmp_path: Path, data: Path) -> None:
+    made, out = bundle(tmp_path / "bundle", runtime="onnxruntime 1.2.3"), tmp_path / "out"
+    asked = ("colours", "--bundle", made, "--data", data, "--duration", "0.5s", "--sustained", "--out", out)
+    said = refused(*asked, code=19)
+    assert "expected: onnxruntime 1.2.3" in said
+    assert not out.exists()
+    done = bench(*asked, "--any-version")
+    assert "measured on onnxruntime 1.2.3, this run is on" in done.stdout, done.stderr
 
 
 def test_other_runtime_version_and_unknown_architecture_are_said(tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edgeprune.bench.ask import load
 from edgeprune.bench.device import hold
-from edgeprune.bench.local import run_here
+from edgeprune.bench.local import LocalBench
 from edgeprune.errors import DeviceError
 from edgeprune.records import BenchRequest, DeviceAnswer, read_json, write_json
 from edgeprune.records.dataset import read_dataset
@@ -134,13 +135,13 @@ def test_host_that_gives_up_leaves_no_process_measuring(inputs: dict[str, Any]) 
 
     before = children()
     with pytest.raises(KeyboardInterrupt):
-        run_here(BenchRequest.model_validate({**inputs, "load": {"min_duration_s": 60}}), give_up)
+        load(LocalBench(), BenchRequest.model_validate({**inputs, "load": {"min_duration_s": 60}}), give_up)
     assert children() == before
 
 
 def test_hosts_call_repeats_the_devices_words(inputs: dict[str, Any]) -> None:
     with pytest.raises(DeviceError, match=r"The engine's file doesn't exist(.|\n)*/none\.onnx"):
-        run_here(BenchRequest.model_validate({**inputs, "load": QUICK, "engine": "/none.onnx"}))
+        load(LocalBench(), BenchRequest.model_validate({**inputs, "load": QUICK, "engine": "/none.onnx"}))
 
 
 def test_malformed_request_is_refused_by_key(tmp_path: Path) -> None:

@@ -10,9 +10,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from edgeprune.bench.measure import Engine, compare, measure, summarise
+from edgeprune.bench.measure import compare, measure, summarise
 from edgeprune.errors import DeviceError
 from edgeprune.records import Measurement
+from edgeprune.records.request import Engine
 
 
 def net(file: Path, layers: int, width: int = 16) -> Path:
@@ -32,7 +33,7 @@ def net(file: Path, layers: int, width: int = 16) -> Path:
 
 
 def engine(name: str, file: Path) -> Engine:
-    return Engine(name, "onnxruntime", "fp32", file, file, threads=1)
+    return Engine(name=name, runtime="onnxruntime", precision="fp32", file=str(file), threads=1)
 
 
 IMAGES = np.random.default_rng(0).random((2, 3, 32, 32), dtype=np.float32)

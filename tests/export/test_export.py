@@ -15,6 +15,8 @@ from edgeprune.errors import ExportError, ParityError
 from edgeprune.export.engine import build_engine, engine_file
 from edgeprune.export.onnx import export_onnx, metadata, tensor_specs
 from edgeprune.export.parity import _boxes_that_count, check_parity
+from edgeprune.records.request import Engine
+from edgeprune.records.target import Runtime
 from edgeprune.yolo.checkpoint import pack
 from edgeprune.yolo.load import load, untrained
 from tests.mute import give_life
@@ -75,7 +77,7 @@ def test_runtime_computes_what_torch_computes(
     exported: Path, alive: Path, tmp_path: Path, images: np.ndarray, runtime: str
 ) -> None:
     artifact = build_engine(runtime, exported, tmp_path)
-    parity = check_parity("e", load(alive).model, exported, runtime, artifact, "fp32", images)
+    parity = check_parity(engine(runtime, artifact), load(alive).model, exported, images)
     assert [t.tensor for t in parity.tensors] == ["output0 (boxes)", "output0 (scores)"]
     assert parity.holds
     assert parity.first_drift is None
@@ -96,7 +98,7 @@ def test_first_tensor_that_drifts_is_named(
     (tmp_path / "engine").mkdir()
     artifact = build_engine(runtime, tmp_path / "broken.onnx", tmp_path / "engine")
     with pytest.raises(ParityError, match=rf"first tensor that drifts: {broken}\n"):
-        check_parity("e", load(alive).model, tmp_path / "broken.onnx", runtime, artifact, "fp32", images)
+        check_parity(engine(runtime, artifact), load(alive).model, tmp_path / "broken.onnx", images)
 
 
 def test_boxes_count_in_bf16_where_a_detection_can_come_of_them() -> None:
@@ -107,6 +109,10 @@ def test_boxes_count_in_bf16_where_a_detection_can_come_of_them() -> None:
     assert _boxes_that_count(expected, got)[0].tolist() == [[True, False, True]] * 4
     nobody = np.zeros((1, 6, 3), np.float32)
     assert _boxes_that_count(nobody, nobody).all()
+
+
+def engine(runtime: Runtime, artifact: Path) -> Engine:
+    return Engine(name="e", runtime=runtime, precision="fp32", file=str(engine_file(artifact)))
 
 
 def _path(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
+from edgeprune.bench.local import LocalBench
 from edgeprune.export.engine import build_engine, engine_file
 from edgeprune.export.gate import gate
 from edgeprune.export.mix import mix
@@ -91,6 +93,7 @@ def test_the_layer_that_hurts_goes_back_to_float_and_is_named(
     found = mix(
         tmp_path / "sick.onnx", folder / "float.onnx",
         parent=build_engine("openvino", folder / "float.onnx", tmp_path / "parent"), profile=profile, data=cells,
+        bench=LocalBench(), architecture=platform.machine(),
         calibration=cells.splits["train"][:8], max_map_drop=0.015,
         destination=tmp_path / "mixed.onnx", record=tmp_path / "mixed.json",
     )  # fmt: skip
@@ -112,8 +115,9 @@ def test_what_isn_t_quantization_s_fault_changes_nothing(
     found = mix(
         folder / "quantized.onnx", folder / "float.onnx",
         parent=build_engine("onnxruntime", folder / "float.onnx", tmp_path / "parent"),
-        profile=find_target("onnxruntime-x86-int8"), data=cells, calibration=cells.splits["train"][:2],
-        max_map_drop=-0.3, destination=tmp_path / "mixed.onnx", record=tmp_path / "mixed.json",
+        profile=find_target("onnxruntime-x86-int8"), bench=LocalBench(), architecture=platform.machine(),
+        data=cells, calibration=cells.splits["train"][:2], max_map_drop=-0.3,
+        destination=tmp_path / "mixed.onnx", record=tmp_path / "mixed.json",
     )  # fmt: skip
     assert found.float_layers == ()
     assert "it isn't the quantization" in found.sentence()

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from edgeprune.errors import DeviceError, ProfileError
 from edgeprune.records import DeviceAddress, TargetProfile, read_yaml
 from edgeprune.records.address import parse_address
-from tests.test_cli import refused
 
 
 @pytest.mark.parametrize(
@@ -99,14 +98,3 @@ def test_a_target_says_where_it_runs(tmp_path: Path) -> None:
         read_yaml(target(tmp_path, "ssh://pi@host:many"), TargetProfile, ProfileError)
     assert "pi.yaml:3" in str(caught.value)
     assert "'many' is no port" in str(caught.value)
-
-
-def test_a_build_over_ssh_is_refused_before_anything_is_made(tmp_path: Path) -> None:
-    model = tmp_path / "x.pt"
-    model.write_text("not looked at")
-    said = refused(
-        "build", target(tmp_path, "ssh://pi@host"), "--model", model, "--data", "x.yaml", "--out", tmp_path / "out"
-    )
-    assert "can't be measured over SSH yet" in said
-    assert "device: ssh://pi@host" in said
-    assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""Every way in which a device can't be had: its own sentence, exit code 2, and no traceback."""
+"""Every way in which a device can't be had: its own sentence and exit code, and no traceback."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeprune.errors import DeviceError
+from edgeprune.errors import DeviceError, ExitCode
 from edgeprune.records.address import DeviceAddress
 from edgeprune.remote import connect
 from tests.remote.conftest import Board, keygen
@@ -21,9 +21,9 @@ from tests.runtime.test_device_rooms import BLOCK
 from tests.test_cli import edgeprune
 
 
-def refused(board: Board, *arguments: object) -> str:
+def refused(board: Board, *arguments: object, code: ExitCode = ExitCode.USER) -> str:
     done = edgeprune("device", *(arguments or ("info", board.address)), HOME=str(board.host))
-    assert done.returncode == 2, done.stdout + done.stderr
+    assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return done.stderr
 
@@ -31,7 +31,7 @@ def refused(board: Board, *arguments: object) -> str:
 def test_an_unknown_host_key_is_refused_with_the_command_that_adds_it(board: Board) -> None:
     known = board.host / ".ssh" / "known_hosts"
     known.unlink()
-    said = refused(board)
+    said = refused(board, code=ExitCode.HOST_KEY_UNKNOWN)
     fingerprint = subprocess.run(
         ["ssh-keygen", "-lf", board.folder / "host_key.pub"], capture_output=True, text=True, check=True
     ).stdout.split()[1]
@@ -47,7 +47,7 @@ def test_a_changed_host_key_is_refused(board: Board, kind: str) -> None:
     board.stop()
     keygen(board.folder / "other_key", kind)
     board.start("other_key")
-    said = refused(board)
+    said = refused(board, code=ExitCode.HOST_KEY_CHANGED)
     assert "host key has changed" in said
     assert f"ssh-keygen -R '[127.0.0.1]:{board.port}'" in said
 
@@ -65,19 +65,19 @@ def test_a_configuration_that_cannot_be_read(board: Board) -> None:
 def test_a_key_that_the_device_does_not_know(board: Board) -> None:
     (board.host / ".ssh" / "id_ed25519").unlink()
     keygen(board.host / ".ssh" / "id_ed25519")
-    said = refused(board)
+    said = refused(board, code=ExitCode.KEY_NOT_ACCEPTED)
     assert "doesn't accept the key" in said
     assert f"ssh-copy-id -p {board.port}" in said
 
 
 def test_no_key_at_all(board: Board) -> None:
     (board.host / ".ssh" / "id_ed25519").unlink()
-    assert "doesn't accept the key" in refused(board)
+    assert "doesn't accept the key" in refused(board, code=ExitCode.KEY_NOT_ACCEPTED)
 
 
 def test_nobody_listens(board: Board) -> None:
     board.stop()
-    assert "can't be reached" in refused(board)
+    assert "can't be reached" in refused(board, code=ExitCode.UNREACHABLE)
 
 
 def test_what_listens_is_no_ssh_server(board: Board) -> None:
@@ -91,7 +91,7 @@ def test_what_listens_is_no_ssh_server(board: Board) -> None:
         os.set_inheritable(server.fileno(), True)
         process = subprocess.Popen([sys.executable, "-c", code, str(server.fileno())], close_fds=False)
         try:
-            assert "no SSH server" in refused(board)
+            assert "no SSH server" in refused(board, code=ExitCode.UNREACHABLE)
         finally:
             process.kill()
             process.wait()
@@ -107,7 +107,7 @@ def test_what_listens_says_nothing(board: Board, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_name_that_does_not_resolve(board: Board) -> None:
-    said = refused(board, "info", "ssh://me@no-such-host.invalid")
+    said = refused(board, "info", "ssh://me@no-such-host.invalid", code=ExitCode.UNREACHABLE)
     assert "name can't be resolved" in said
 
 
@@ -118,7 +118,7 @@ def test_openssh_configuration_says_where_an_alias_is(board: Board) -> None:
         f"Host pi\n  HostName 127.0.0.1\n  Port {board.port}\n  User {getpass.getuser()}\n"
         f"  IdentityFile {board.host / 'elsewhere'}\n"
     )
-    said = refused(board, "info", "ssh://pi")
+    said = refused(board, "info", "ssh://pi", code=ExitCode.NOT_SET_UP)
     assert "not installed there" in said
     assert "edgeprune device setup ssh://pi" in said
 
@@ -129,7 +129,7 @@ def test_a_jump_host_is_gone_through(board: Board) -> None:
         f"Host jump\n  HostName 127.0.0.1\n  Port {board.port}\n"
         f"Host pi\n  HostName 127.0.0.1\n  Port {board.port}\n  ProxyJump jump\n"
     )
-    assert "not installed there" in refused(board, "info", "ssh://pi")
+    assert "not installed there" in refused(board, "info", "ssh://pi", code=ExitCode.NOT_SET_UP)
     assert board.log().count("Accepted publickey") == 2
 
 

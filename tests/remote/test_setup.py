@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from edgeprune.errors import ExitCode
 from edgeprune.remote.setup import LIMIT_BYTES
 from edgeprune.remote.wheel import find_constraints, find_wheel
 from tests.conftest import ROOT
@@ -103,25 +104,25 @@ def test_setup_info_and_setup_again(board: Board) -> None:
 
 def test_no_python3(board: Board) -> None:
     (board.tools / "python3").unlink()
-    assert "There is no python3 on the device" in refused(board, "setup", board.address)
+    assert "There is no python3 on the device" in refused(board, "setup", board.address, code=ExitCode.NO_PYTHON)
     assert left(board) == []
 
 
 def test_python_that_is_too_old(board: Board) -> None:
     script(board, "python3", "echo 3 8")
-    said = refused(board, "setup", board.address)
+    said = refused(board, "setup", board.address, code=ExitCode.NO_PYTHON)
     assert "can't run edgeprune" in said
     assert "got: 3.8" in said
 
 
 def test_python_that_does_not_start(board: Board) -> None:
     script(board, "python3", "echo 'Illegal instruction' >&2; exit 132")
-    assert "doesn't start" in refused(board, "setup", board.address)
+    assert "doesn't start" in refused(board, "setup", board.address, code=ExitCode.NO_PYTHON)
 
 
 def test_a_clock_that_is_years_off(board: Board) -> None:
     script(board, "date", f"echo {time.time() - 6 * 31_557_600:.0f}.5")
-    said = refused(board, "setup", board.address)
+    said = refused(board, "setup", board.address, code=ExitCode.CLOCK)
     assert "clock is so far off" in said
     assert "6.0 years behind" in said
     assert left(board) == []
@@ -129,7 +130,7 @@ def test_a_clock_that_is_years_off(board: Board) -> None:
 
 def test_too_little_space(board: Board) -> None:
     with small_disk(board.home / ".local", 8):
-        assert "not enough space on the device" in refused(board, "setup", board.address)
+        assert "not enough space on the device" in refused(board, "setup", board.address, code=ExitCode.DISK_FULL)
         assert left(board) == []
 
 
@@ -159,7 +160,7 @@ def test_a_disk_that_fills_up_while_pip_works(board: Board) -> None:
             with pytest.raises(OSError, match="No space left"):
                 (share / "photos").write_bytes(bytes(700 << 20))
             said = process.communicate(timeout=120)[1]
-            assert process.returncode == 2
+            assert process.returncode == ExitCode.DISK_FULL
             assert "disk became full while installing" in said
             assert left(board) == [".lock"]
         finally:

@@ -1,0 +1,151 @@
+"""Asking a bench: the one way from a host to the place where a target's engines run.
+
+Rules:
+- A bench is this machine (bench/local.py) or a device over SSH (remote/bench.py). Who asks doesn't know which.
+- Every call is whole in itself: what is asked carries its files, what comes back its figures. So one that was broken
+  off is asked again, and nothing is left running.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+
+from edgeprune.bench.device import Progress
+from edgeprune.errors import DeviceError
+from edgeprune.records import BenchRun, DeviceAnswer, Record, read_json
+from edgeprune.records.benchmark import BenchRequest
+from edgeprune.records.request import (
+    AboutAnswer,
+    AboutRequest,
+    ComputeAnswer,
+    ComputeRequest,
+    Engine,
+    PredictAnswer,
+    PredictRequest,
+    RaceAnswer,
+    RaceRequest,
+    Request,
+)
+from edgeprune.runtime.predict import CocoResult
+from edgeprune.runtime.preprocess import Floats
+
+#: Tensors by name.
+Tensors = Mapping[str, Floats]
+Found = TypeVar("Found", bound=Record)
+
+
+def silent(what: str, done: float, total: float) -> None:
+    """Progress that nobody wants to hear of."""
+
+
+class Bench(Protocol):
+    """Where engines run.
+
+    Attributes:
+        address: As a target writes it.
+    """
+
+    address: str
+
+    @property
+    def architecture(self) -> str:
+        """As platform.machine() says it there; raises as `versions` does."""
+        ...
+
+    def versions(self, runtime: str) -> dict[str, str]:
+        """Runtime -> its version there, or 'not installed'.
+
+        Raises:
+            DeviceError: It can't be reached, or isn't set up.
+        """
+        ...
+
+    def ask(self, request: Request, into: Path, on_progress: Progress = silent) -> None:
+        """Have a request answered.
+
+        Args:
+            request: Its paths are this machine's.
+            into: A folder that gets answer.json and what lies beside it.
+
+        Raises:
+            DeviceError: It can't be reached, refused with words of its own, or died.
+        """
+        ...
+
+
+def refused(code: int, said: str, where: object) -> DeviceError:
+    """The error for a device command that ended with an exit code other than 0."""
+    if code == 2 and said:
+        return DeviceError(said)
+    return DeviceError(
+        "The benchmark's process died.", where=where,
+        got=f"exit code {code}: {said.splitlines()[-1] if said else 'it said nothing'}",
+        next_step="run `edgeprune doctor`; a process that is killed is often out of memory",
+    )  # fmt: skip
+
+
+def about(bench: Bench, runtime: str, precisions: Sequence[str]) -> AboutAnswer:
+    """What a bench is, and which precisions it lacks."""
+    return _ask(bench, AboutRequest.model_validate({"runtime": runtime, "precisions": precisions}), AboutAnswer)
+
+
+def load(bench: Bench, request: BenchRequest, on_progress: Progress = silent) -> DeviceAnswer:
+    """One engine under a load."""
+    return _ask(bench, request, DeviceAnswer, on_progress)
+
+
+def race(
+    bench: Bench, engines: Sequence[Engine], images: Sequence[Path], input_shape: tuple[int, int, int, int],
+    *, seed: int, rounds: int, on_round: Callable[[int, int], None],
+) -> BenchRun:  # fmt: skip
+    """Several engines in one run, interleaved."""
+    request = RaceRequest.model_validate(
+        {
+            "engines": tuple(engines), "images": tuple(map(str, images)), "input_shape": input_shape, "seed": seed,
+            "rounds": rounds,
+        }
+    )  # fmt: skip
+    return _ask(bench, request, RaceAnswer, lambda what, done, total: on_round(int(done), int(total))).run
+
+
+def detections(
+    bench: Bench, engine: Engine, images: Sequence[Path], input_shape: tuple[int, int, int, int],
+    on_image: Callable[[int], None] = lambda done: None,
+) -> list[CocoResult]:  # fmt: skip
+    """What an engine finds, in COCO's result format."""
+    request = PredictRequest.model_validate(
+        {"engine": engine, "images": tuple(map(str, images)), "input_shape": input_shape}
+    )
+    answer = _ask(bench, request, PredictAnswer, lambda what, done, total: on_image(int(done)))
+    results: list[Any] = [prediction.model_dump(mode="json") for prediction in answer.predictions]
+    return results
+
+
+def tensors(bench: Bench, engine: Engine, inputs: Sequence[Tensors]) -> list[dict[str, Floats]]:
+    """Every output of a graph, for each of several sets of inputs."""
+    with tempfile.TemporaryDirectory() as folder:
+        given = [Path(folder) / f"inputs-{number}.npz" for number in range(len(inputs))]
+        for file, values in zip(given, inputs, strict=True):
+            np.savez(file, **dict[str, Any](values))
+        request = ComputeRequest(engine=engine, inputs=tuple(map(str, given)))
+        answer = _ask(bench, request, ComputeAnswer, into=Path(folder))
+        found = []
+        for name in answer.outputs:
+            with np.load(Path(folder) / name) as made:
+                found.append(dict(made))
+        return found
+
+
+def _ask(
+    bench: Bench, request: Request, answer: type[Found], on_progress: Progress = silent, into: Path | None = None
+) -> Found:
+    if into is not None:
+        bench.ask(request, into, on_progress)
+        return read_json(into / "answer.json", answer, DeviceError)
+    with tempfile.TemporaryDirectory() as folder:
+        return _ask(bench, request, answer, on_progress, Path(folder))

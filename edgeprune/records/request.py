@@ -1,0 +1,135 @@
+"""What a device is asked and what it answers: one file in, one file out, whatever the way between.
+
+Rules:
+- Everything that runs a target's engine is one of these, so that a target on this machine and one behind a network go
+  the same way.
+- A request names files by paths; `moved` gives the same request with its files elsewhere, which is all that a
+  transport has to know of it.
+- Arrays travel as .npz files beside request and answer, never in JSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from edgeprune.records.base import InputShape, Record
+from edgeprune.records.benchmark import BenchRequest, DeviceAnswer, Prediction
+from edgeprune.records.device_info import DeviceInfo
+from edgeprune.records.report import BenchRun
+from edgeprune.records.target import Precision, Runtime, TargetProfile
+
+#: Where a file lies now -> where it lies then.
+Moved = Callable[[str], str]
+
+
+def whole(file: Path) -> Path:
+    """What a file belongs to: an OpenVINO .xml is nothing without the rest of its folder; others stand alone."""
+    return file.parent if file.suffix == ".xml" else file
+
+
+class Engine(Record):
+    """An engine to run."""
+
+    name: str
+    """Unique in its request."""
+    runtime: Runtime
+    precision: Precision
+    file: str
+    """What the runtime loads."""
+    threads: int = Field(default=0, ge=0, le=256)
+    """0 = one a core."""
+
+    @classmethod
+    def of(cls, profile: TargetProfile, name: str, precision: Precision, file: Path) -> Engine:
+        """An engine as a target runs it."""
+        return cls(name=name, runtime=profile.runtime, precision=precision, file=str(file), threads=profile.threads)
+
+    @property
+    def artifact(self) -> Path:
+        """File or folder whose hash identifies it."""
+        return whole(Path(self.file))
+
+    def moved(self, to: Moved) -> Engine:
+        return self.model_copy(update={"file": to(self.file)})
+
+
+class RaceRequest(Record):
+    """Latency of several engines in one run, interleaved."""
+
+    kind: Literal["race"] = "race"
+    engines: tuple[Engine, ...] = Field(min_length=1)
+    input_shape: InputShape
+    images: tuple[str, ...] = Field(min_length=1)
+    """Image files that each engine infers in turn."""
+    seed: int = Field(default=0, ge=0)
+    """Of the order of blocks."""
+    rounds: int = Field(ge=2)
+    """Blocks of every engine."""
+
+    def moved(self, to: Moved) -> RaceRequest:
+        return self.model_copy(
+            update={"engines": tuple(e.moved(to) for e in self.engines), "images": tuple(map(to, self.images))}
+        )
+
+
+class RaceAnswer(Record):
+    run: BenchRun
+
+
+class PredictRequest(Record):
+    """Detections of one engine on images."""
+
+    kind: Literal["predict"] = "predict"
+    engine: Engine
+    input_shape: InputShape
+    images: tuple[str, ...] = Field(min_length=1)
+    """Image files; their place in this list, from 1, is the image id of the predictions."""
+
+    def moved(self, to: Moved) -> PredictRequest:
+        return self.model_copy(update={"engine": self.engine.moved(to), "images": tuple(map(to, self.images))})
+
+
+class PredictAnswer(Record):
+    predictions: tuple[Prediction, ...]
+
+
+class ComputeRequest(Record):
+    """Every output of a graph, for given inputs."""
+
+    kind: Literal["compute"] = "compute"
+    engine: Engine
+    inputs: tuple[str, ...] = Field(min_length=1)
+    """One .npz for each run: input name -> float32 array."""
+
+    def moved(self, to: Moved) -> ComputeRequest:
+        return self.model_copy(update={"engine": self.engine.moved(to), "inputs": tuple(map(to, self.inputs))})
+
+
+class ComputeAnswer(Record):
+    outputs: tuple[str, ...]
+    """One .npz for each run, relative to the answer's folder: output name -> float32 array."""
+
+
+class AboutRequest(Record):
+    """What the device is, and why it can't run which precision."""
+
+    kind: Literal["about"] = "about"
+    runtime: Runtime
+    precisions: tuple[Precision, ...]
+
+    def moved(self, to: Moved) -> AboutRequest:
+        return self
+
+
+class AboutAnswer(Record):
+    info: DeviceInfo
+    lacking: dict[str, str]
+    """Precision -> why it can't be had there."""
+
+
+Request = BenchRequest | RaceRequest | PredictRequest | ComputeRequest | AboutRequest
+Answer = DeviceAnswer | RaceAnswer | PredictAnswer | ComputeAnswer | AboutAnswer
