@@ -38,6 +38,7 @@ from edgeprune.records import (
     TargetProfile,
     read_json,
 )
+from edgeprune.records.fleet_profile import FleetProfile, Hosts
 from edgeprune.version import __version__
 
 
@@ -141,13 +142,16 @@ def bench(
     quick: Annotated[bool, typer.Option("--quick", help="10 s and 64 queries: to try, not to quote.")] = False,
     sustained: Annotated[bool, typer.Option("--sustained", help="Latency over 10 minutes, to see heat.")] = False,
     device: Annotated[str | None, typer.Option(help="local or ssh://…, instead of the target's.")] = None,
+    hosts: Annotated[
+        Path | None, typer.Option(help="A hosts file: that bundle on all of them at once, and how far they differ.")
+    ] = None,
     any_version: Annotated[
         bool,
         typer.Option("--any-version", help="Even if the device's runtime is another version than the bundle's."),
     ] = False,
 ) -> None:
     """Parent and build in one run, anew; with --bundle: a finished bundle under load. Exit code 1 where it's void."""
-    asked = Asked(scenario, duration, quick, sustained, device, any_version)
+    asked = Asked(scenario, duration, quick, sustained, device, hosts, any_version)
     if bundle is not None:
         return bench_bundle(target, bundle, data, asked, out, for_builds=(model, recipe, calibration))
     if asked.given:
@@ -295,7 +299,7 @@ def schema(
     """JSON Schemas of the records, for editors."""
     records: tuple[type[Record], ...] = (
         TargetProfile, Recipe, CalibrationSet, PrunePlan, Quantization, Measurement, Bundle, Report, BenchRequest,
-        Benchmark, Kit, BoardEngine, DeviceInfo,
+        Benchmark, FleetProfile, Hosts, Kit, BoardEngine, DeviceInfo,
     )  # fmt: skip
     texts = {r.__name__: json.dumps(r.model_json_schema(), indent=2, sort_keys=True) for r in records}
     if out is None:

@@ -37,6 +37,7 @@ class Asked:
     quick: bool = False
     sustained: bool = False
     device: str | None = None
+    hosts: Path | None = None
     any_version: bool = False
     seed: int = 0
 
@@ -46,6 +47,7 @@ class Asked:
         options = {
             "--scenario": self.scenario, "--duration": self.duration, "--quick": self.quick,
             "--sustained": self.sustained, "--device": self.device, "--any-version": self.any_version,
+            "--hosts": self.hosts,
         }  # fmt: skip
         return [name for name, value in options.items() if value]
 
@@ -60,17 +62,15 @@ def bench_bundle(
     """
     if any(for_builds):
         raise BundleError("A bundle is measured as it is.", expected="no --model, --recipe or --calibration")
+    if asked.hosts is not None:
+        _bench_fleet(target, bundle, data, asked, asked.hosts, out)
+        return
     from edgeprune.benchmark import benchmark
     from edgeprune.report.benchmark import show
 
     load, name = load_of(asked), Path(target).stem
     file = file_of(out, name)
-    columns = (TextColumn("  {task.description}"), BarColumn(), TimeRemainingColumn())
-    # once a second: a livelier bar would take processor time from what it shows
-    bars = Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal, refresh_per_second=1
-    )  # fmt: skip
-    with bars:
+    with _bars() as bars:
         task = bars.add_task("starting", total=None)
         found = benchmark(
             name, bundle, data, load, file, device=asked.device, any_version=asked.any_version,
@@ -80,6 +80,35 @@ def bench_bundle(
     console.print(f"  every sample: {file}")
     if found.void:
         raise typer.Exit(1)
+
+
+def _bench_fleet(target: str, bundle: Path, data: Path, asked: Asked, hosts_file: Path, out: Path) -> None:
+    """The same on every device of a hosts file at once. Exit code 1 where one is void or failed."""
+    if asked.device is not None:
+        raise RecipeError("Give one of them.", expected="--hosts or --device", got="both")
+    from edgeprune.fleet_profile import profile, read_hosts
+    from edgeprune.report.fleet_profile import show
+
+    name, hosts = Path(target).stem, read_hosts(hosts_file)
+    folder = out / name / "fleet"
+    with _bars() as bars:
+        tasks = {host: bars.add_task(f"{host}: starting", total=None) for host in hosts}
+        found = profile(
+            name, bundle, data, load_of(asked), hosts, folder, any_version=asked.any_version,
+            on_progress=lambda host, what, done, total: bars.update(
+                tasks[host], description=f"{host}: {what}", completed=done, total=total
+            ),
+        )  # fmt: skip
+    show(found, console)
+    console.print(f"  every device's samples: {folder}")
+    if not all(device.counts for device in found.devices):
+        raise typer.Exit(1)
+
+
+def _bars() -> Progress:
+    columns = (TextColumn("  {task.description}"), BarColumn(), TimeRemainingColumn())
+    # once a second: a livelier bar would take processor time from what it shows
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal, refresh_per_second=1)
 
 
 def load_of(asked: Asked) -> Load:

@@ -17,7 +17,7 @@ import numpy as np
 
 from edgeprune.bench.device import Progress
 from edgeprune.errors import DeviceError
-from edgeprune.records import BenchRun, DeviceAnswer, Record, read_json
+from edgeprune.records import BenchRun, DeviceAnswer, DeviceInfo, Record, read_json
 from edgeprune.records.benchmark import BenchRequest
 from edgeprune.records.request import (
     AboutAnswer,
@@ -51,6 +51,11 @@ class Bench(Protocol):
     """
 
     address: str
+
+    @property
+    def info(self) -> DeviceInfo:
+        """What it is; raises as `versions` does."""
+        ...
 
     @property
     def architecture(self) -> str:
