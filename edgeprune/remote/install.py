@@ -1,6 +1,6 @@
 """Installs the device side. Runs ON the device with its own python3 and nothing else: standard library only.
 
-    python3 install.py '{"root", "name", "incoming", "wheel", "constraints", "runtime", "rooms"}'
+    python3 install.py '{"root", "name", "incoming", "wheel", "constraints", "wheels", "runtime", "rooms"}'
 
 Rules:
 - Everything is made in NAME.part and renamed; then the link `current` is replaced. Who starts `current/bin/python`
@@ -123,7 +123,8 @@ def make(part: Path, final: Path, request: dict[str, Any]) -> None:
     python = str(part / "bin" / "python")
     pip = [python, "-m", "pip", "--disable-pip-version-check", "--no-input", "--quiet"]
     wanted = f"{request['wheel']}[{request['runtime']}]"
-    run("pip", [*pip, "install", "--no-compile", "--no-cache-dir", "-c", request["constraints"], wanted])
+    given = ["--no-index", "--find-links", request["wheels"]] if request["wheels"] else []
+    run("pip", [*pip, "install", "--no-compile", "--no-cache-dir", *given, "-c", request["constraints"], wanted])
     rooms = json.dumps([request["rooms"], None])
     run("check", [python, "-I", "-c", _CHECK, json.dumps([request["rooms"], request["runtime"]])])
     import_s = min(float(run("check", [python, "-I", "-c", _CHECK, rooms])) for _ in range(3))
