@@ -21,7 +21,7 @@ export ORT_DISABLE_TELEMETRY := 1
 .PHONY: help setup targets demo check lint types layers test test-gpu zoo bench-int8 bench-ptq bench-schedules slow schema clean $(TARGETS)
 
 help: ## this text
-	@echo "make TARGET MODEL=best.pt DATA=data.yaml [RECIPE=recipe.yaml] [CALIBRATION=name] [OUT=build]"
+	@echo "make TARGET MODEL=best.pt DATA=data.yaml [RECIPE=recipe.yaml] [CALIBRATION=name] [DEVICE=ssh://user@host] [OUT=build]"
 	@echo "  TARGET is one of: $(TARGETS)"
 	@echo
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12 | sed 's/^/  make /'
@@ -38,8 +38,8 @@ setup: $(READY) ## install everything into .venv
 $(TARGETS): $(READY)
 	@test -n "$(MODEL)" || { echo "make $@: MODEL is missing. Say: make $@ MODEL=best.pt DATA=data.yaml" >&2; exit 2; }
 	@test -n "$(DATA)" || { echo "make $@: DATA is missing. Say: make $@ MODEL=$(MODEL) DATA=data.yaml" >&2; exit 2; }
-	@$(BIN)/edgeprune build $@ --model "$(MODEL)" --data "$(DATA)" --out "$(OUT)" \
-		$(if $(RECIPE),--recipe "$(RECIPE)") $(if $(CALIBRATION),--calibration "$(CALIBRATION)")
+	@$(BIN)/edgeprune build $@ --model "$(MODEL)" --data "$(DATA)" --out "$(OUT)" $(if $(RECIPE),--recipe "$(RECIPE)") \
+		$(if $(CALIBRATION),--calibration "$(CALIBRATION)") $(if $(DEVICE),--device "$(DEVICE)")
 
 targets: $(READY) ## list the targets
 	@$(BIN)/edgeprune targets

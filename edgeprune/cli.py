@@ -18,7 +18,7 @@ from typer.core import TyperGroup
 
 from edgeprune.cli_bench import Asked, bench_bundle
 from edgeprune.cli_calibrate import calibrate
-from edgeprune.cli_device import device
+from edgeprune.cli_device import device as devices
 from edgeprune.cli_graph import form, gate, kit, lint
 from edgeprune.errors import BundleError, EdgepruneError, ExitCode, PlanError, ProfileError, RecipeError
 from edgeprune.records import (
@@ -64,7 +64,7 @@ def _complain(text: str) -> None:
 
 app = typer.Typer(cls=ExitCodes, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(calibrate, name="calibrate")
-app.add_typer(device, name="device")
+app.add_typer(devices, name="device")
 console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
 
 
@@ -81,6 +81,7 @@ Out = Annotated[Path, typer.Option("--out", help="Folder that builds go into.")]
 Calibration = Annotated[
     str | None, typer.Option("--calibration", help="Calibration set for int8: a name under calibration/, or its YAML.")
 ]
+Device = Annotated[str | None, typer.Option("--device", help="local or ssh://…, instead of the target's.")]
 Target = Annotated[str, typer.Argument(help="Name under targets/, or a target's YAML.")]
 
 
@@ -95,37 +96,37 @@ def edgeprune(
 @app.command()
 def build(
     target: Target, model: Model, data: Data, recipe: RecipeFile = None, out: Out = Path("build"),
-    calibration: Calibration = None,
+    calibration: Calibration = None, device: Device = None,
 ) -> None:  # fmt: skip
     """The whole way: prune, fine-tune, export, verify, bench, verdict, bundle."""
-    _run("report", target, model, data, recipe, out, calibration)
+    _run("report", target, model, data, recipe, out, calibration, device)
 
 
 @app.command()
 def finetune(
     target: Target, model: Model, data: Data, recipe: RecipeFile = None, out: Out = Path("build"),
-    calibration: Calibration = None,
+    calibration: Calibration = None, device: Device = None,
 ) -> None:  # fmt: skip
     """Up to finetuned.pt."""
-    _run("finetune", target, model, data, recipe, out, calibration)
+    _run("finetune", target, model, data, recipe, out, calibration, device)
 
 
 @app.command()
 def export(
     target: Target, model: Model, data: Data, recipe: RecipeFile = None, out: Out = Path("build"),
-    calibration: Calibration = None,
+    calibration: Calibration = None, device: Device = None,
 ) -> None:  # fmt: skip
     """Up to the ONNX files and the runtime's engines."""
-    _run("export", target, model, data, recipe, out, calibration)
+    _run("export", target, model, data, recipe, out, calibration, device)
 
 
 @app.command()
 def verify(
     target: Target, model: Model, data: Data, recipe: RecipeFile = None, out: Out = Path("build"),
-    calibration: Calibration = None,
+    calibration: Calibration = None, device: Device = None,
 ) -> None:  # fmt: skip
     """Parity with torch and mAP on the runtime, anew."""
-    _run("verify", target, model, data, recipe, out, calibration, again=True)
+    _run("verify", target, model, data, recipe, out, calibration, device, again=True)
 
 
 @app.command()
@@ -141,7 +142,7 @@ def bench(
     duration: Annotated[str | None, typer.Option(help="At least so long; without it, 600s.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="10 s and 64 queries: to try, not to quote.")] = False,
     sustained: Annotated[bool, typer.Option("--sustained", help="Latency over 10 minutes, to see heat.")] = False,
-    device: Annotated[str | None, typer.Option(help="local or ssh://…, instead of the target's.")] = None,
+    device: Device = None,
     hosts: Annotated[
         Path | None, typer.Option(help="A hosts file: that bundle on all of them at once, and how far they differ.")
     ] = None,
@@ -154,11 +155,11 @@ def bench(
     asked = Asked(scenario, duration, quick, sustained, device, hosts, any_version)
     if bundle is not None:
         return bench_bundle(target, bundle, data, asked, out, for_builds=(model, recipe, calibration))
-    if asked.given:
-        raise BundleError("These options are for a bundle.", expected="--bundle", got=", ".join(asked.given))
+    if asked.for_bundles:
+        raise BundleError("These options are for a bundle.", expected="--bundle", got=", ".join(asked.for_bundles))
     if model is None:
         raise typer.BadParameter("Missing option '--model' (or '--bundle').")
-    return _run("bench", target, model, data, recipe, out, calibration, again=True)
+    return _run("bench", target, model, data, recipe, out, calibration, device, again=True)
 
 
 @app.command()
@@ -329,7 +330,7 @@ def demo(out: Annotated[Path, typer.Option("--out", help="Folder for everything.
 
 def _run(
     until: str, target: str, model: Path, data: Path, recipe: Path | None, out: Path, calibration: str | None,
-    again: bool = False,
+    device: str | None = None, again: bool = False,
 ) -> None:  # fmt: skip
     from edgeprune.pipeline import build as story
     from edgeprune.report.console import ConsoleListener
@@ -347,6 +348,7 @@ def _run(
         until=until,
         again=again,
         calibration=calibration,
+        device=device,
         listener=listener,
     )
     if not listener.worked:

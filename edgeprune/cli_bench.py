@@ -30,7 +30,7 @@ console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
 
 @dataclass(frozen=True)
 class Asked:
-    """The options of `bench` that are for a bundle alone, as they were typed."""
+    """The options of `bench` for a bundle, as they were typed; --device is for a build too."""
 
     scenario: str | None = None
     duration: str | None = None
@@ -42,11 +42,11 @@ class Asked:
     seed: int = 0
 
     @property
-    def given(self) -> list[str]:
-        """Names of those that were typed."""
+    def for_bundles(self) -> list[str]:
+        """Names of those that were typed and mean nothing for a build."""
         options = {
             "--scenario": self.scenario, "--duration": self.duration, "--quick": self.quick,
-            "--sustained": self.sustained, "--device": self.device, "--any-version": self.any_version,
+            "--sustained": self.sustained, "--any-version": self.any_version,
             "--hosts": self.hosts,
         }  # fmt: skip
         return [name for name, value in options.items() if value]

@@ -82,17 +82,21 @@ def plan_job(
     out: Path | str,
     listener: Listener | None = None,
     calibration: str | None = None,
+    device: str | None = None,
 ) -> Job:
     """Check what the user gave.
 
     Args:
         calibration: A calibration set's name or YAML, instead of the recipe's.
+        device: An address, instead of the target's.
 
     Raises:
         ProfileError, RecipeError, DataError, CheckpointError, DeviceError: Something is missing or wrong.
     """
     name, profile = (target, find_target(target)) if isinstance(target, str) else ("custom", target)
     name = Path(name).stem
+    bench = bench_at(device or profile.device)
+    profile = profile.model_copy(update={"device": bench.address})
     chosen = (
         recipe if isinstance(recipe, Recipe) else read_yaml(Path(recipe), Recipe, RecipeError) if recipe else Recipe()
     )
@@ -112,7 +116,6 @@ def plan_job(
     images: tuple[Path, ...] = ()
     if "int8" in profile.precisions:
         images, sha256["calibration"] = _calibration(calibration or chosen.calibration, dataset, profile, name)
-    bench = bench_at(profile.device)
     return Job(name, profile, chosen, model, dataset, sha256, Workshop(folder, listener), bench, images)
 
 

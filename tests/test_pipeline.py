@@ -303,3 +303,14 @@ def test_a_checkpoint_that_was_quantized_already_is_refused(tmp_path: Path, inpu
     torch.save(content, tmp_path / "qat.pt")
     with pytest.raises(EdgepruneError, match=r"quantization already|can't be opened"):
         load(tmp_path / "qat.pt")
+
+
+def test_a_device_that_is_off_is_said_before_anything_is_trained(tmp_path: Path, inputs: dict[str, str]) -> None:
+    asked = [*command(inputs, tmp_path), "--device", "ssh://nobody@127.0.0.1:1"]
+    done = subprocess.run(asked, capture_output=True, text=True, timeout=120, env=os.environ | {"HOME": str(tmp_path)})
+    assert done.returncode == 10
+    assert "can't be reached" in done.stderr
+    assert not (tmp_path / "small-onnxruntime" / "parent.pt").exists()
+    wrong = subprocess.run([*command(inputs, tmp_path), "--device", "pi"], capture_output=True, text=True, timeout=120)
+    assert wrong.returncode == 2
+    assert "not a device's address" in wrong.stderr
