@@ -13,7 +13,6 @@ Sources: PyAV documentation (av.open, VideoFrame.to_ndarray); FFmpeg devices doc
 from __future__ import annotations
 
 import errno
-import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -69,7 +68,7 @@ def open_camera(source: str) -> Iterator[Camera]:
         DeviceError: PyAV isn't installed, or the camera can't be opened.
     """
     try:
-        av: Any = importlib.import_module("av")
+        import av
     except ImportError as error:
         raise missing_package("av", "camera") from error
     virtual = source.startswith(VIRTUAL)

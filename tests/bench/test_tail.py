@@ -31,6 +31,10 @@ def as_good(*names: str) -> list[Accuracy]:
     return [Accuracy(engine=name, map50_95=0.6, map50=0.8, images=10) for name in names]
 
 
+def geometric(values: np.ndarray) -> float:
+    return float(np.exp(np.log(values).mean()))
+
+
 def noisy(generator: np.random.Generator, drift: np.ndarray, size: int, kind: str) -> list[np.ndarray]:
     """Blocks of 5 ms under drift, neighbours alike; with rare slow calls (spikes), with slow bursts, or plain."""
     blocks = []
@@ -49,8 +53,8 @@ def noisy(generator: np.random.Generator, drift: np.ndarray, size: int, kind: st
 
 
 def test_injected_tail_shows_in_p99_and_in_the_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Real processes. A slow call is ten real ones, so a busy machine slows it with the rest; and it takes five times
-    what the parent's calls take, for the build has half of its layers."""
+    """Real processes. The build has half of its parent's layers, and every hundredth call of it is ten real ones: five
+    times the parent's. A machine so busy that the parent's own calls do that can't show it, and says so."""
     for name, value in faults.environment(tail="tailed.onnx").items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("edgeprune.bench.measure.BLOCK_SECONDS", 0.05)  # many short blocks: 8 calls each at least
@@ -59,7 +63,12 @@ def test_injected_tail_shows_in_p99_and_in_the_verdict(tmp_path: Path, monkeypat
         engine("pruned fp32", net(tmp_path / "pruned.onnx", 8, 32)),
         engine("tailed fp32", net(tmp_path / "tailed.onnx", 8, 32)),
     ]
-    parent, sound, tailed = measure(engines, IMAGES, rounds=84).measurements
+    for seed in range(2):
+        parent, sound, tailed = measure(engines, IMAGES, rounds=84, seed=seed).measurements
+        if max(m.latency_ms.p99 / m.latency_ms.p50 for m in (parent, sound)) < 2.5:
+            break
+    else:
+        pytest.skip("left out: the machine is so busy that its own tail hides the injected one")
     known = as_good("parent fp32", "pruned fp32", "tailed fp32")
     bound = estimate([ms for block in tailed.blocks_ms for ms in block], 0.99).estimate_ms
     assert bound is not None
@@ -91,7 +100,7 @@ def test_an_engine_measured_against_itself_shows_no_difference(tmp_path: Path) -
     pytest.fail(f"three runs of an engine against itself all report a difference: {found}")
 
 
-@pytest.mark.parametrize("kind", ["spikes", "bursts"])
+@pytest.mark.parametrize("kind", ["plain", "spikes", "bursts"])
 def test_recorded_noise_of_one_engine_is_seldom_called_a_slower_tail(kind: str) -> None:
     """A/A without a clock: drift that both share, neighbours alike, rare slow calls. By seed, so the count is fixed."""
     generator, called, trials = np.random.default_rng(1), 0, 100
@@ -106,15 +115,22 @@ def test_recorded_noise_of_one_engine_is_seldom_called_a_slower_tail(kind: str) 
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_one_slow_call_in_a_hundred_is_found_in_the_noise(seed: int) -> None:
+def test_one_slow_call_in_a_hundred_is_found_in_recorded_noise_and_decides(seed: int) -> None:
     generator = np.random.default_rng(seed)
     drift = np.exp(np.cumsum(generator.normal(0, 0.02, 40)))
     parent, quicker = (noisy(generator, drift, 30, "plain") for _ in "ab")
     build = [0.9 * np.where(generator.random(30) < 0.01, 10 * block, block) for block in quicker]
-    result = compare(measured("pruned fp32", build), measured("parent fp32", parent))
-    assert result.tail is not None
-    assert result.tail.slower
-    assert result.tail.behind_low > 1.5
+    engines = measured("parent fp32", parent), measured("pruned fp32", build)
+    known = as_good("parent fp32", "pruned fp32")
+    verdict, _ = judge(engines[:1], engines[1:], known, GOAL)
+    assert verdict.comparison.tail is not None
+    assert verdict.comparison.tail.slower
+    assert verdict.comparison.faster
+    assert not verdict.accepted
+    assert verdict.reasons[2].startswith("NOT as quick at its slowest: p99 ")
+    sound = measured("pruned fp32", [0.9 * block for block in quicker])
+    assert judge(engines[:1], [sound], known, GOAL)[0].accepted
+    assert judge(engines[:1], [engines[1], sound], known, GOAL)[0].accepted  # the one whose tail holds is taken
 
 
 def test_figures_are_those_of_all_samples_sorted_at_once() -> None:
@@ -124,7 +140,7 @@ def test_figures_are_those_of_all_samples_sorted_at_once() -> None:
     assert tail is not None
     pooled = np.sort(np.concatenate(build))
     assert tail.build_ms == pytest.approx(np.percentile(pooled, 99))
-    assert tail.build_behind_ms == pytest.approx(pooled[-12:].mean())
+    assert tail.build_behind_ms == pytest.approx(geometric(pooled[-12:]))
     assert tail.parent_ms == pytest.approx(np.percentile(np.concatenate(parent), 99))
     assert tail.low < tail.build_ms / tail.parent_ms < tail.high
 
@@ -137,7 +153,7 @@ def test_resample_is_what_its_rounds_pooled_would_give() -> None:
     assert tail is not None
     picked = [np.sort(np.concatenate([blocks[i] for i in one[0]])) for blocks in (build, parent)]
     assert tail.low == tail.high == pytest.approx(np.percentile(picked[0], 99) / np.percentile(picked[1], 99))
-    assert tail.behind_low == pytest.approx(picked[0][-9:].mean() / picked[1][-9:].mean())
+    assert tail.behind_low == pytest.approx(geometric(picked[0][-9:]) / geometric(picked[1][-9:]))
 
 
 @pytest.mark.parametrize(
