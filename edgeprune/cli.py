@@ -132,7 +132,7 @@ def verify(
 @app.command()
 def bench(
     target: Target,
-    data: Data,
+    data: Annotated[Path | None, typer.Option("--data", help="data.yaml; not needed with --camera.")] = None,
     model: Annotated[Path | None, typer.Option("--model", help="Trained checkpoint (.pt); without --bundle.")] = None,
     recipe: RecipeFile = None,
     out: Out = Path("build"),
@@ -141,6 +141,7 @@ def bench(
     scenario: Annotated[str | None, typer.Option(help="single-stream, multi-stream or offline.")] = None,
     duration: Annotated[str | None, typer.Option(help="At least so long; without it, 600s.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="10 s and 64 queries: to try, not to quote.")] = False,
+    camera: Annotated[str | None, typer.Option(help="Frames of /dev/videoN instead of images: N, or a path.")] = None,
     sustained: Annotated[bool, typer.Option("--sustained", help="Latency over 10 minutes, to see heat.")] = False,
     device: Device = None,
     hosts: Annotated[
@@ -152,13 +153,15 @@ def bench(
     ] = False,
 ) -> None:
     """Parent and build in one run, anew; with --bundle: a finished bundle under load. Exit code 1 where it's void."""
-    asked = Asked(scenario, duration, quick, sustained, device, hosts, any_version)
+    asked = Asked(scenario, duration, quick, sustained, device, hosts, any_version, camera)
     if bundle is not None:
         return bench_bundle(target, bundle, data, asked, out, for_builds=(model, recipe, calibration))
     if asked.for_bundles:
         raise BundleError("These options are for a bundle.", expected="--bundle", got=", ".join(asked.for_bundles))
     if model is None:
         raise typer.BadParameter("Missing option '--model' (or '--bundle').")
+    if data is None:
+        raise typer.BadParameter("Missing option '--data'.")
     return _run("bench", target, model, data, recipe, out, calibration, device, again=True)
 
 

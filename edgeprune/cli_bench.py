@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from edgeprune.errors import BundleError, RecipeError
+from edgeprune.errors import BundleError, DataError, RecipeError
 from edgeprune.records import Load
 from edgeprune.records.benchmark import Scenario
 
@@ -39,30 +39,36 @@ class Asked:
     device: str | None = None
     hosts: Path | None = None
     any_version: bool = False
+    camera: str | None = None
     seed: int = 0
 
     @property
     def for_bundles(self) -> list[str]:
         """Names of those that were typed and mean nothing for a build."""
-        options = {
+        options: dict[str, object] = {
             "--scenario": self.scenario, "--duration": self.duration, "--quick": self.quick,
-            "--sustained": self.sustained, "--any-version": self.any_version,
-            "--hosts": self.hosts,
+            "--sustained": self.sustained, "--any-version": self.any_version, "--hosts": self.hosts,
+            "--camera": self.camera is not None,
         }  # fmt: skip
         return [name for name, value in options.items() if value]
 
 
 def bench_bundle(
-    target: str, bundle: Path, data: Path, asked: Asked, out: Path, for_builds: tuple[object, ...] = ()
+    target: str, bundle: Path, data: Path | None, asked: Asked, out: Path, for_builds: tuple[object, ...] = ()
 ) -> None:
     """Measure a bundle, write benchmark.json, print it. Exit code 1 where the run is void.
 
     Raises:
         BundleError: An option of a build was given too, or the bundle isn't right.
+        DataError: Neither data nor a camera.
     """
     if any(for_builds):
         raise BundleError("A bundle is measured as it is.", expected="no --model, --recipe or --calibration")
+    if data is None and asked.camera is None:
+        raise DataError("There is nothing to infer.", expected="--data data.yaml, or --camera N")
     if asked.hosts is not None:
+        if data is None or asked.camera is not None:
+            raise DataError("Devices are compared on the same images.", expected="--hosts with --data", got="--camera")
         _bench_fleet(target, bundle, data, asked, asked.hosts, out)
         return
     from edgeprune.benchmark import benchmark
@@ -75,6 +81,7 @@ def bench_bundle(
         found = benchmark(
             name, bundle, data, load, file, device=asked.device, any_version=asked.any_version,
             on_progress=lambda what, done, total: bars.update(task, description=what, completed=done, total=total),
+            camera=asked.camera,
         )  # fmt: skip
     show(found, console)
     console.print(f"  every sample: {file}")
@@ -122,6 +129,11 @@ def load_of(asked: Asked) -> Load:
         raise RecipeError("Unknown scenario.", where="--scenario", expected=", ".join(SCENARIOS), got=asked.scenario)
     if asked.quick and (asked.duration or asked.sustained):
         raise RecipeError("Give one of them.", expected="--quick alone, or --duration, --sustained", got="both")
+    if asked.camera is not None and scenario != "single-stream":
+        raise RecipeError(
+            "A camera gives one frame after another.", where="--camera", expected="--scenario single-stream",
+            got=scenario,
+        )  # fmt: skip
     if asked.sustained and scenario != "single-stream":
         raise RecipeError("A sustained run is one image after another.", expected="single-stream", got=scenario)
     seconds = QUICK_SECONDS if asked.quick else seconds_of(asked.duration) if asked.duration else FULL_SECONDS

@@ -67,7 +67,8 @@ def profile(
         result = found.run.result
         return DeviceFigures(
             device=host, board=info.board, power_mode=info.power_mode, file=file.name, latency_ms=result.latency_ms,
-            throughput_per_s=result.throughput_per_s, map50_95=found.accuracy.map50_95, void=found.void,
+            throughput_per_s=result.throughput_per_s, map50_95=found.accuracy and found.accuracy.map50_95,
+            void=found.void,
         )  # fmt: skip
 
     open_bundle(bundle)  # one that isn't whole is said once, not once a device

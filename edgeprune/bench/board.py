@@ -17,7 +17,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from edgeprune.bench.pace import frequencies, power_mode, throttling
+from edgeprune.bench.pace import frequencies, pinned, power_mode, throttling
 from edgeprune.bench.sensors import temperatures
 from edgeprune.machine import cores, installed, processor, text
 from edgeprune.records.base import to_json
@@ -44,6 +44,7 @@ def device_info(root: Path = Path("/")) -> DeviceInfo:
         runtimes=installed(*RUNTIMES),
         frequencies=frequencies(root),
         power_mode=power_mode(root),
+        clocks_pinned=pinned(root),
         throttled_now=None if slowed is None else slowed[0],
         throttled_before=None if slowed is None else slowed[1],
         temperatures_c=temperatures(root),

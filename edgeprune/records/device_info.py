@@ -49,6 +49,8 @@ class DeviceInfo(Record):
     """Clocks of the cores; empty where the machine doesn't show them (virtual machines)."""
     power_mode: str | None
     """Jetson: number and name of the nvpmodel mode."""
+    clocks_pinned: dict[str, bool] = Field(default_factory=dict)
+    """Group of cores, GPU, or 'emc' (memory) -> whether its frequency can't move; empty where nothing tells."""
     throttled_now: tuple[str, ...] | None
     """What slows it down at this moment; null where it can't be told."""
     throttled_before: tuple[str, ...] | None

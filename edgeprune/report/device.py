@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rich.table import Table
 
+from edgeprune.bench.pace import pinned_in_words
 from edgeprune.records.device_info import DeviceInfo
 from edgeprune.records.installation import Installation
 from edgeprune.remote.setup import LIMIT_BYTES, LIMIT_IMPORT_S, duration
@@ -26,6 +27,7 @@ def info_table(info: DeviceInfo) -> Table:
         "edgeprune": info.edgeprune,
         "runtimes": ", ".join(f"{name} {number}" for name, number in info.runtimes.items()) or "none",
         "power mode": info.power_mode,
+        "clocks pinned": pinned_in_words(info.clocks_pinned),
         "throttled now": _slowed(info.throttled_now),
         "throttled before": _slowed(info.throttled_before),
         "temperatures": ", ".join(f"{zone} {degrees:.1f} °C" for zone, degrees in info.temperatures_c.items()),

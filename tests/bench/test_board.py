@@ -49,6 +49,7 @@ def test_jetson_orin_nano(tmp_path: Path) -> None:
     assert info.throttled_before == ("instantaneous over-current (17 events)",)
     assert info.temperatures_c["tj-thermal"] == 49.5
     assert "cv0-thermal" not in info.temperatures_c
+    assert info.clocks_pinned == {"policy0": False, "policy4": False}
 
 
 def test_a_container_without_the_link_still_knows_its_board(tmp_path: Path) -> None:
@@ -130,6 +131,7 @@ def test_the_table_tells_no_from_not_reported(tmp_path: Path) -> None:
 
     pi = shown(device_info(boards.write(tmp_path / "pi", boards.PI_5)).model_copy(update={"clock_offset_s": -9e7}))
     assert "ondemand: 1500 MHz of 1500 to 2400" in pi
+    assert "no (policy0)" in pi
     assert "2.9 years behind" in pi
     assert next(line for line in pi.splitlines() if "throttled now" in line).split()[-1] == "no"
     bare = shown(device_info(boards.write(tmp_path / "vm", boards.X86_WITHOUT_SENSORS)))

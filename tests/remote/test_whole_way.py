@@ -88,6 +88,7 @@ def test_killed_at_ten_random_moments_the_build_over_ssh_ends_as_one_here(
     assert report.rows[0].latency_ms == run_there.measurements[0].latency_ms
     found = read_json(out / "colours" / "benchmark.json", Benchmark, EdgepruneError)
     assert found.device == str(board.address)
+    assert found.accuracy is not None
     assert found.accuracy.map50 > 0.9
     # and the device is as a single run would have left it
     assert left(board)[-1].startswith("venv-")
