@@ -80,7 +80,7 @@ def test_report_has_a_row_for_every_variant(built: tuple[Path, Report]) -> None:
     assert pruned["bytes"] < parent["bytes"]
     assert set(content["inputs"]) == {"model", "data", "target", "recipe"}
     assert content["environment"]["cpu"]
-    assert len(content["verdict"]["reasons"]) == 2
+    assert len(content["verdict"]["reasons"]) == 3  # speed, accuracy, tail
     assert report.rows[0].map50_95 == parent["map50_95"]
 
 
