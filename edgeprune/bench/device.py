@@ -25,7 +25,7 @@ from pathlib import Path
 from edgeprune.bench import energy, scenarios, sensors, validity
 from edgeprune.bench.measure import MIN_INFERENCES, WARM_UP_SECONDS
 from edgeprune.errors import DeviceError
-from edgeprune.machine import cores, environment, text
+from edgeprune.machine import cores, emulated, environment, text
 from edgeprune.records.benchmark import BenchRequest, CpuUse, DeviceAnswer, DeviceRun, Energy, Prediction
 from edgeprune.records.files import sha256_file
 from edgeprune.runtime.decode import Detections, decode
@@ -87,7 +87,7 @@ def bench(request: BenchRequest, folder: Path, on_progress: Progress = lambda wh
         on_progress("accuracy", index + 1, len(paths))
     spent, energy_note = _energy(request, detector, root, on_progress)
     result = scenarios.result(load, timed)
-    void, notes = validity.judge(load, readings, cpu, result.query_ms)
+    void, notes = validity.judge(load, readings, cpu, result.query_ms, emulated(root))
     run = DeviceRun(
         runtime=session.runtime, engine_sha256=sha256_file(engine), threads=request.threads or cores(),
         cold_start_ms=cold_start_ms, warm_up_s=warm_up_s, held_images=len(detector.held), result=result,

@@ -22,6 +22,8 @@ def show(found: Benchmark, console: Console) -> None:
     """Print latencies, what they were measured beside, and whether they count."""
     run, result = found.run, found.run.result
     title = f"{found.target}, {result.scenario}: {run.runtime}, {found.request.precision}, {run.threads} threads"
+    if "emulated" in run.environment:
+        title += ", emulated: times of no machine"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     table.add_column("ms")
     for heading in ("p50", "p90", "p99", "MAD", "samples"):
