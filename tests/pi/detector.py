@@ -35,7 +35,7 @@ from tests.scenes import NAMES, SIZE, draw
 
 CALIBRATION_IMAGES = 32
 #: Rectangles: images and epochs with which a detector finds most of them.
-TRAIN, VAL, EPOCHS = 64, 192, 16
+TRAIN, VAL, EPOCHS = 64, 96, 16
 TARGET = find_target("raspberrypi5")
 
 
