@@ -18,7 +18,7 @@ export YOLO_OFFLINE := true
 export ORT_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup targets demo check lint types layers test test-gpu zoo bench-int8 bench-ptq bench-schedules slow schema clean $(TARGETS)
+.PHONY: help setup targets demo check lint types layers test test-gpu test-pi zoo bench-int8 bench-ptq bench-schedules slow schema clean $(TARGETS)
 
 help: ## this text
 	@echo "make TARGET MODEL=best.pt DATA=data.yaml [RECIPE=recipe.yaml] [CALIBRATION=name] [DEVICE=ssh://user@host] [OUT=build]"
@@ -60,7 +60,7 @@ layers: $(READY) ## an import points down only
 	@$(BIN)/lint-imports
 
 test: $(READY) ## the tests (those on real data where ../shared is)
-	@$(BIN)/python -m pytest -m "not slow and not gpu and not device"
+	@$(BIN)/python -m pytest -m "not slow and not gpu and not device and not pi"
 
 zoo: $(READY) ## every model of Ultralytics: channel groups, locked MACs, cut against muted (ZOO="yolov8n yolo11n" for some)
 	@$(BIN)/python -m tests.zoo $(ZOO)
@@ -77,6 +77,9 @@ bench-schedules: $(READY) ## qap, prune-then-qat and ptq, three seeds, equal epo
 
 test-gpu: $(READY) ## the tests that need an NVIDIA GPU and TensorRT
 	@$(BIN)/python -m pytest -m gpu
+
+test-pi: $(READY) ## the tests on an emulated Raspberry Pi 4 and 5 (root, Linux 6.7, mmdebstrap; minutes)
+	@$(BIN)/python -m pytest -m pi tests/pi
 
 slow: $(READY) ## the tests that take minutes each
 	@$(BIN)/python -m pytest -m slow

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from edgeprune.bench.pace import frequencies, pinned, power_mode, throttling
 from edgeprune.bench.sensors import temperatures
-from edgeprune.machine import cores, installed, processor, text
+from edgeprune.machine import cores, emulated, installed, processor, text
 from edgeprune.records.base import to_json
 from edgeprune.records.device_info import DeviceInfo
 from edgeprune.version import __version__
@@ -39,6 +39,7 @@ def device_info(root: Path = Path("/")) -> DeviceInfo:
         os=_os(root),
         kernel=text(root / "proc/sys/kernel/osrelease") or platform.release(),
         architecture=platform.machine(),
+        emulated=emulated(root),
         python=platform.python_version(),
         edgeprune=__version__,
         runtimes=installed(*RUNTIMES),

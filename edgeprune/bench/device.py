@@ -31,7 +31,7 @@ from edgeprune.bench.camera import Camera, open_camera
 from edgeprune.bench.measure import MIN_INFERENCES, WARM_UP_SECONDS
 from edgeprune.bench.pace import pinned, pinned_in_words
 from edgeprune.errors import DeviceError
-from edgeprune.machine import cores, environment, text
+from edgeprune.machine import cores, emulated, environment, text
 from edgeprune.records.benchmark import (
     BenchRequest,
     CpuUse,
@@ -114,7 +114,7 @@ def _bench(
     remembered = None if camera else caching.check(detector.inference, detector.held, load.seed)
     spent, energy_note = _energy(request, detector, root, on_progress)
     result = scenarios.result(load, timed)
-    void, notes = validity.judge(load, readings, cpu, result.query_ms)
+    void, notes = validity.judge(load, readings, cpu, result.query_ms, emulated(root))
     run = DeviceRun(
         runtime=session.runtime, engine_sha256=sha256_file(engine), threads=request.threads or cores(),
         cold_start_ms=cold_start_ms, warm_up_s=warm_up_s, held_images=len(detector.held),

@@ -39,6 +39,8 @@ class DeviceInfo(Record):
     """Release of the kernel."""
     architecture: str
     """aarch64, x86_64 …"""
+    emulated: str | None = None
+    """Why it is taken for an emulated machine, whose times are none; null where nothing speaks for it."""
     python: str
     """Version of the Python that answered."""
     edgeprune: str

@@ -52,12 +52,15 @@ print(json.dumps(import_s))
 """
 
 _SIZES = """
-import importlib.metadata as m, json, os, sys
+import importlib.metadata as m, json, os, pathlib, sys
+from edgeprune.machine import emulated
 def size(distribution):
     paths = {str(distribution.locate_file(f)) for f in distribution.files or ()}
     return sum(os.lstat(p).st_size for p in paths if os.path.lexists(p))
 found = {d.metadata["Name"]: d for d in m.distributions()}
-print(json.dumps({"versions": {n: d.version for n, d in found.items()}, "runtime_bytes": size(found[sys.argv[1]])}))
+versions = {n: d.version for n, d in found.items()}
+about = {"runtime_bytes": size(found[sys.argv[1]]), "emulated": emulated(pathlib.Path("/"))}
+print(json.dumps({"versions": versions} | about))
 """
 
 
@@ -137,7 +140,7 @@ def make(part: Path, final: Path, request: dict[str, Any]) -> None:
     record = {
         "name": request["name"], "runtime": request["runtime"], "python": sys.version.split()[0],
         "versions": sizes["versions"], "runtime_bytes": sizes["runtime_bytes"],
-        "install_bytes": total - sizes["runtime_bytes"], "import_s": import_s,
+        "install_bytes": total - sizes["runtime_bytes"], "import_s": import_s, "emulated": sizes["emulated"],
     }  # fmt: skip
     (part / RECORD).write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
 

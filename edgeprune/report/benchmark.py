@@ -23,6 +23,8 @@ def show(found: Benchmark, console: Console) -> None:
     run, result = found.run, found.run.result
     place = "" if found.device == LOCAL else f" on {found.device}"
     title = f"{found.target}{place}, {result.scenario}: {run.runtime}, {found.request.precision}, {run.threads} threads"
+    if "emulated" in run.environment:
+        title += ", emulated: times of no machine"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     table.add_column("ms")
     for heading in ("p50", "p90", "p99", "MAD", "samples"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from rich.console import Console
 from edgeprune.bench.board import device_info
 from edgeprune.bench.pace import frequencies, power_mode, throttling
 from edgeprune.bench.sensors import temperatures
+from edgeprune.machine import emulated
 from edgeprune.records import DeviceInfo
 from edgeprune.report.device import info_table, warnings
 from tests.bench import boards
@@ -106,6 +108,43 @@ def test_zones_of_one_type_are_told_apart(tmp_path: Path) -> None:
         "sys/class/thermal/thermal_zone1/type": "acpitz\n", "sys/class/thermal/thermal_zone1/temp": "30000\n",
     })  # fmt: skip
     assert temperatures(root) == {"acpitz": -5.0, "acpitz 1": 30.0}
+
+
+@pytest.mark.parametrize(
+    ("files", "machine", "why"),
+    [
+        ({"proc/sys/kernel/arch": "x86_64\n"}, "aarch64", "programs run as aarch64 on a kernel for x86_64"),
+        ({"proc/sys/kernel/arch": "aarch64\n"}, "x86_64", "programs run as x86_64 on a kernel for aarch64"),
+        ({"proc/thread-self/maps": "7f00-7f01 r-xp 0 fe:00 9 /usr/bin/qemu-aarch64-static\n"}, "aarch64",
+         "qemu-aarch64-static runs this process"),
+        ({"proc/device-tree/compatible": "linux,dummy-virt\0"}, "aarch64",
+         "the board is QEMU's virtual one, linux,dummy-virt"),
+        ({"proc/cpuinfo": "model name\t: QEMU TCG CPU version 2.5+\n"}, "x86_64",
+         "the processor is QEMU TCG CPU version 2.5+"),
+    ],
+)  # fmt: skip
+def test_what_gives_an_emulated_machine_away(tmp_path: Path, files: dict[str, str], machine: str, why: str) -> None:
+    assert emulated(boards.write(tmp_path, files), machine) == why
+
+
+@pytest.mark.parametrize(
+    ("files", "machine"),
+    [
+        ({}, "aarch64"),
+        ({"proc/sys/kernel/arch": "aarch64\n", **boards.PI_5}, "aarch64"),
+        ({"proc/sys/kernel/arch": "aarch64\n"}, "armv8l"),  # 32-bit programs, at home on a 64-bit kernel
+        ({"proc/sys/kernel/arch": "x86_64\n", "proc/cpuinfo": "model name\t: QEMU Virtual CPU version 2.5+\n"}, "i686"),
+    ],
+)  # fmt: skip
+def test_a_machine_that_nothing_speaks_against(tmp_path: Path, files: dict[str, str], machine: str) -> None:
+    assert emulated(boards.write(tmp_path, files), machine) is None
+
+
+def test_an_emulated_board_is_warned_of(tmp_path: Path) -> None:
+    other = "x86_64" if platform.machine() == "aarch64" else "aarch64"
+    info = device_info(boards.write(tmp_path, {**boards.PI_5, "proc/sys/kernel/arch": f"{other}\n"}))
+    assert info.emulated == f"programs run as {platform.machine()} on a kernel for {other}"
+    assert any(f"it is emulated ({info.emulated})" in warning for warning in warnings(info))
 
 
 def test_the_module_prints_the_record() -> None:

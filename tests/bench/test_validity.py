@@ -65,6 +65,11 @@ def test_neighbour_voids_the_run() -> None:
     assert void(bits(0, 0), CpuUse(own_s=10, busy_s=10.9, available_s=20)) == ""
 
 
+def test_emulated_run_is_void_sustained_or_not() -> None:
+    for load in (Load(), Load(sustained=True)):
+        assert judge(load, bits(0, 0), QUIET, STEADY, "by qemu")[0] == ("emulated: by qemu",)
+
+
 def test_drift_voids_the_run() -> None:
     slowing = [10 + i * 0.02 for i in range(100)]
     assert void(bits(0, 0), query_ms=slowing) == "drifted: the median went from 10.19 to 11.79 ms over the run"
