@@ -39,6 +39,7 @@ class Job:
         sha256: Content hashes of model, data, target and recipe.
         shop: The folder that it is built in.
         calibration: Images that INT8 takes its ranges from; none where the target has no int8.
+        calibration_set: Name or YAML of that set, as it was given.
     """
 
     target: str
@@ -49,6 +50,7 @@ class Job:
     sha256: dict[str, str]
     shop: Workshop
     calibration: tuple[Path, ...] = ()
+    calibration_set: str | None = None
 
     @property
     def int8(self) -> bool:
@@ -109,9 +111,10 @@ def plan_job(
         "recipe": hashlib.sha256(to_json(chosen)).hexdigest(),
     }
     images: tuple[Path, ...] = ()
+    calibration_set = (calibration or chosen.calibration) if "int8" in profile.precisions else None
     if "int8" in profile.precisions:
-        images, sha256["calibration"] = _calibration(calibration or chosen.calibration, dataset, profile, name)
-    return Job(name, profile, chosen, model, dataset, sha256, Workshop(folder, listener), images)
+        images, sha256["calibration"] = _calibration(calibration_set, dataset, profile, name)
+    return Job(name, profile, chosen, model, dataset, sha256, Workshop(folder, listener), images, calibration_set)
 
 
 def list_targets() -> dict[str, Path]:

@@ -1,6 +1,9 @@
-"""The stages of a build: what makes a model (make.py), and what judges it (judge.py)."""
+"""The stages of a build: what makes a model (make.py), what judges it (judge.py), what shows it (page.py)."""
 
 from edgeprune.stages.judge import bench, bundle, report, verify
 from edgeprune.stages.make import admit, calibrate, export, finetune, price, prune, swap
+from edgeprune.stages.page import page
 
-__all__ = ["admit", "bench", "bundle", "calibrate", "export", "finetune", "price", "prune", "report", "swap", "verify"]
+__all__ = [
+    "admit", "bench", "bundle", "calibrate", "export", "finetune", "page", "price", "prune", "report", "swap", "verify",
+]  # fmt: skip
