@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from edgeprune.report.markup import Markup, join, tag
 
-#: Width of a character and height of a line at the pictures' 12 px: of the widest common system font.
-CHARACTER, LINE = 7.0, 15.0
+#: Width of a character and height of a line at the pictures' 12 px: of a bold one of the widest common system font.
+CHARACTER, LINE = 7.6, 15.0
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def frame(x: Scale, y: Scale, x_label: str, y_label: str, *, x_ticks: bool = Tru
                 tag("text", f"{v:g}", class_="tick", x=x.start - 7, y=y(v) + 4, text_anchor="end"),
             )
         )
-        for v in y.ticks(38)
+        for v in y.ticks(30)
     ]
     parts += [
         join(

@@ -20,6 +20,9 @@ from edgeprune.report.markup import Markup, tag
 from edgeprune.report.quotable import emulated
 from edgeprune.report.sheet import facts, figure, folded, lead, legend, section, sheet, table, themes, warning
 
+#: Images no wider than this, in pixels, stand two pairs in a row: enlarging them shows nothing more.
+SMALL = 220
+
 KINDS = {"parent": "the parent's best", "chosen": "the build", "lost": "lost"}
 
 
@@ -236,8 +239,11 @@ def _samples(report: Report, pictures: Mapping[str, bytes]) -> Markup | None:
             f"Left {result.parent}, right {result.build}."
         ),
         tag("ul", swatches, class_="legend"),
-        tag("div", [_sample(s, pictures.get(s.picture), names, result.parent, result.build) for s in report.samples],
-            class_="samples"),
+        tag(
+            "div",
+            [_sample(s, pictures.get(s.picture), names, result.parent, result.build) for s in report.samples],
+            class_="samples small" if max(s.size[0] for s in report.samples) <= SMALL else "samples",
+        ),
     )  # fmt: skip
 
 

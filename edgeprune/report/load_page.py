@@ -55,11 +55,12 @@ def _load(found: Benchmark) -> Markup:
     ]
     windows = result.over_time
     pictures: list[object] = []
+    after = ", not to be quoted" if spoiled else ""
     if len(windows) > 1:
         series = {
             "p50": [(w.start_s, w.p50_ms) for w in windows], "p90": [(w.start_s, w.p90_ms) for w in windows],
         }  # fmt: skip
-        pictures.append(_over_time("Latency over time", series, "ms of a query"))
+        pictures.append(_over_time("Latency over time", series, "ms of a query" + after))
     for heading, field, unit in (
         ("Temperature", "temperature_c", "°C"), ("Clock", "frequency_mhz", "MHz"),
     ):  # fmt: skip
@@ -78,7 +79,8 @@ def _load(found: Benchmark) -> Markup:
         ),
         spoiled and warning("Not to be quoted", spoiled),
         table("Milliseconds", ("", "p50", "p90", "p99", "MAD", "samples"), rows, kinds=[kind] * len(rows)),
-        tag("ul", [tag("li", text) for text in (*sentences(found), *found.notes, *run.notes)], class_="soft"),
+        tag("ul", [tag("li", text) for text in sentences(found)], class_=f"soft {kind or ''}"),
+        tag("ul", [tag("li", text) for text in (*found.notes, *run.notes)], class_="soft"),
         pictures,
     )  # fmt: skip
 
@@ -92,6 +94,7 @@ def _energy(found: Benchmark) -> Markup:
         )
     spoiled = doubts(found)
     watts = energy.joules / energy.duration_s
+    power = [(t, mw / 1e3) for t, mw in energy.power_mw]
     rows = [
         (
             energy.source,
@@ -110,7 +113,7 @@ def _energy(found: Benchmark) -> Markup:
             kinds=["void" if spoiled else None],
         ),
         len(energy.power_mw) > 1
-        and _over_time("Power", {energy.source: [(t, mw / 1e3) for t, mw in energy.power_mw]}, "W"),
+        and _over_time("Power", {energy.source: power}, "W, not to be quoted" if spoiled else "W"),
     )  # fmt: skip
 
 
