@@ -7,7 +7,9 @@ and sample images are real. Latencies are drawn by seed: a test's verdict must n
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -33,7 +35,8 @@ from edgeprune.records import (
 )
 from edgeprune.records.dataset import DataSet, read_dataset
 from edgeprune.report import figures
-from edgeprune.report.samples import SCORE, samples
+from edgeprune.report.build_page import page
+from edgeprune.report.samples import SCORE, pictures, samples
 from edgeprune.report.verdict import judge
 from edgeprune.runtime.predict import predict
 from edgeprune.runtime.session import open_session
@@ -41,6 +44,18 @@ from edgeprune.train.evaluate import score
 from edgeprune.yolo.widths import widths
 from tests.bench.colours import detector
 from tests.scenes import NAMES, SIZE, draw
+
+
+@dataclass(frozen=True)
+class Built:
+    """A build's folder and its report."""
+
+    folder: Path
+    report: Report
+
+    def page(self, report: Report | None = None, **others: Any) -> bytes:
+        return page(report or self.report, pictures(self.folder, self.report.samples), **others)
+
 
 #: Engine -> its median in milliseconds, and whether it knows all classes.
 ENGINES = {

@@ -12,10 +12,13 @@ import numpy as np
 import pytest
 from torch import nn
 
+from edgeprune.benchmark import benchmark
 from edgeprune.graph.channels import ChannelGraph
 from edgeprune.graph.cost import CostModel
-from edgeprune.records import LayerKeep, PrunedGroup, PrunePlan
+from edgeprune.records import Benchmark, LayerKeep, Load, PrunedGroup, PrunePlan
 from edgeprune.report.explanation import Explanation
+from tests.bench.colours import bundle
+from tests.report.builds import Built, build
 
 IMAGE = 64
 
@@ -68,6 +71,21 @@ def explained() -> Explained:
     return Explained(model, graph, plan, alone, gather("yolov8n.yaml", model, program, graph, plan))
 
 
+@pytest.fixture(scope="session")
+def accepted(tmp_path_factory: pytest.TempPathFactory, explained: Explained) -> Built:
+    folder = tmp_path_factory.mktemp("accepted") / "colours"
+    return Built(folder, build(folder, explained.model, explained.plan))
+
+
+@pytest.fixture(scope="session")
+def measured(tmp_path_factory: pytest.TempPathFactory, accepted: Built) -> Benchmark:
+    """A real run of half a second."""
+    folder = tmp_path_factory.mktemp("measured")
+    data = accepted.folder.parent / "colours-scenes" / "data.yaml"
+    made, load = bundle(folder / "bundle"), Load(min_duration_s=0.5, sustained=True)
+    return benchmark("colours", made, data, load, folder / "benchmark.json")
+
+
 QUIET = [
     "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
@@ -75,7 +93,7 @@ QUIET = [
 Tabs = Callable[..., Any]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")  # no longer: while it is open, no other test of the session can run asyncio
 def browser() -> Iterator[Any]:
     sync_api = pytest.importorskip("playwright.sync_api", reason="left out: playwright isn't installed (extra 'dev')")
     found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
