@@ -136,6 +136,8 @@ def place(
                 ((1, 0), (1, -0.7), (1, 0.7), (-1, 0), (-1, -0.7), (-1, 0.7), (0, -1), (0, 1))
             ):
                 left = x + across * reach - (width if across < 0 else 0 if across > 0 else width / 2)
+                if across == 0:  # above and below, a label may slide along
+                    left = min(max(left, field.left), max(field.left, field.right - width))
                 middle = y + down * (reach + (4 if across == 0 else 0))
                 box = Rectangle(left, middle - LINE / 2, left + width, middle + LINE / 2)
                 hits = sum(box.meets(other) for other in (*placed, *marks, *taken))

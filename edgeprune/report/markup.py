@@ -2,7 +2,7 @@
 
 Rules:
 - A child that isn't `Markup` is escaped, and so is every attribute's value: a name out of a data set, a path or a
-  sensor can't become markup. Only `tag` and `join` make `Markup` (and `raw`, for the page's own template).
+  sensor can't become markup. Only `tag` and `join` make `Markup`.
 - The pages that are made of it have no script at all.
 
 Source: HTML Living Standard, section 13.3, 'Serializing HTML fragments' (what must be escaped where).
@@ -42,11 +42,6 @@ def tag(name: str, /, *children: Child, **attributes: object) -> Markup:
 def join(children: Iterable[Child]) -> Markup:
     """Children one after another."""
     return Markup("".join(_text(child) for child in children))
-
-
-def raw(text: str) -> Markup:
-    """Markup of the page's own template. Never for what comes from outside."""
-    return Markup(text)
 
 
 def _said(value: object) -> bool:

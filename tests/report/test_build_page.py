@@ -196,7 +196,7 @@ def test_headings_tables_and_pictures_have_their_words(tabs: Tabs, accepted: Bui
 def test_names_from_outside_are_text_and_never_markup(
     tabs: Tabs, tmp_path: Path, explained: Explained, accepted: Built
 ) -> None:
-    evil = "</title></style><script>alert(1)</script><img src=x onerror=alert(2)>\"'&lt;"
+    evil = "a" * 60 + "</title></style><script>alert(1)</script><img src=x onerror=alert(2)>\"'&lt;"
     names = {0: evil, 1: "tall", 2: "wide"}
     report = build(tmp_path / "evil", explained.model, explained.plan, names=names)
     environment = report.environment | {"cpu": evil, evil: "x"}
@@ -206,6 +206,8 @@ def test_names_from_outside_are_text_and_never_markup(
     assert tab.title() == f"{evil}: accepted"
     assert evil in tab.locator("section:has(#samples) .legend").inner_text()
     assert tab.locator("section:has(#environment)").inner_text().count(evil) == 2
+    tab.set_viewport_size({"width": 375, "height": 700})
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 375
     plain = tabs(accepted.page())
     assert tab.locator("main > *").count() == plain.locator("main > *").count()
 
