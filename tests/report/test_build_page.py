@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from edgeprune.report.renew import renew
 from edgeprune.report.samples import pictures
 from edgeprune.workshop import Workshop
 from tests.bench.colours import bundle
+from tests.conftest import ROOT
 from tests.report.builds import Built, build
 from tests.report.conftest import Explained, Tabs
 from tests.report.look import CONTRAST, OVERLAPS
@@ -343,6 +346,23 @@ def test_the_page_is_renewed_when_its_bundle_is_measured_and_not_for_another(
     assert measured.bundle_sha256[:12] in text
     (folder / "benchmark.json").write_text("{}")
     assert "can't be read" in renewed()[0]
+
+
+def test_measuring_a_bundle_renews_the_page_beside_it(tmp_path: Path, explained: Explained, accepted: Built) -> None:
+    folder = tmp_path / "colours"
+    build(folder, explained.model, explained.plan)
+    made, data = bundle(folder / "bundle"), accepted.folder.parent / "colours-scenes" / "data.yaml"
+    done = subprocess.run(
+        [sys.executable, "-m", "edgeprune", "bench", "colours", "--bundle", str(made), "--data", str(data),
+         "--duration", "0.5s", "--sustained", "--out", str(tmp_path)],
+        capture_output=True, text=True, cwd=ROOT, timeout=120,
+    )  # fmt: skip
+    found = read_json(folder / "benchmark.json", Benchmark, EdgepruneError)
+    assert done.returncode == (1 if found.void else 0), done.stderr
+    assert f"the page: {folder / 'report.html'}" in done.stdout
+    text = (folder / "report.html").read_text()
+    assert found.run.engine_sha256[:12] in text
+    assert ("Not to be quoted" in text) == bool(found.void)
 
 
 def _centre(mark: Any) -> tuple[float, float]:
