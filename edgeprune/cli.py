@@ -20,7 +20,7 @@ from edgeprune.cli_bench import Asked, bench_bundle
 from edgeprune.cli_calibrate import calibrate
 from edgeprune.cli_device import device as devices
 from edgeprune.cli_graph import form, gate, kit, lint
-from edgeprune.errors import BundleError, EdgepruneError, ExitCode, PlanError, ProfileError, RecipeError
+from edgeprune.errors import BundleError, EdgepruneError, ExitCode, PlanError, RecipeError
 from edgeprune.records import (
     Benchmark,
     BenchRequest,
@@ -166,16 +166,20 @@ def bench(
 
 
 @app.command()
-def report(target: Target, out: Out = Path("build")) -> None:
-    """Print the table of a build that was made before."""
-    from edgeprune.report.table import show
+def report(
+    runs: Annotated[list[str], typer.Argument(help="A target; or several runs: targets, folders, .json files.")],
+    out: Out = Path("build"),
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Write the comparison as a page that stands alone.")
+    ] = None,
+) -> None:
+    """Print the table of a build that was made before, and renew its page; or compare runs and devices."""
+    from edgeprune.cli_report import compared, one
 
-    file = out / Path(target).stem / "report.json"
-    if not file.is_file():
-        raise ProfileError(
-            "There is no report of this target.", where=file, next_step=f"make {target} MODEL=best.pt DATA=data.yaml"
-        )
-    show(read_json(file, Report, EdgepruneError), console)
+    if len(runs) == 1:
+        one(runs[0], out, html)
+    else:
+        compared(runs, out, html)
 
 
 @app.command()
@@ -326,7 +330,7 @@ def demo(out: Annotated[Path, typer.Option("--out", help="Folder for everything.
     reports = run(out, ConsoleListener(console))
     for file, found in reports.items():
         show(found, console)
-        console.print(f"  the whole report: {file}\n")
+        console.print(f"  the whole report: {file}, the page: {file.with_suffix('.html')}\n")
     if not all(found.verdict.accepted for found in reports.values()):
         raise typer.Exit(1)
 
@@ -359,7 +363,7 @@ def _run(
     if found is None:
         return
     show(found, console)
-    console.print(f"  the whole report: {folder / 'report.json'}")
+    console.print(f"  the whole report: {folder / 'report.json'}, the page: {folder / 'report.html'}")
     if not found.verdict.accepted:
         raise typer.Exit(1)
     console.print(f"  the bundle: {folder / 'bundle'}")

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from edgeprune.cli_report import say_renewed
 from edgeprune.errors import BundleError, DataError, RecipeError
 from edgeprune.records import Load
 from edgeprune.records.benchmark import Scenario
@@ -85,6 +86,8 @@ def bench_bundle(
         )  # fmt: skip
     show(found, console)
     console.print(f"  every sample: {file}")
+    if file.name == "benchmark.json" and file.with_name("report.json").is_file():
+        say_renewed(file.parent)
     if found.void:
         raise typer.Exit(1)
 

@@ -41,6 +41,7 @@ class Job:
         shop: The folder that it is built in.
         bench: Where its engines run.
         calibration: Images that INT8 takes its ranges from; none where the target has no int8.
+        calibration_set: Name or YAML of that set, as it was given.
     """
 
     target: str
@@ -52,6 +53,7 @@ class Job:
     shop: Workshop
     bench: Bench
     calibration: tuple[Path, ...] = ()
+    calibration_set: str | None = None
 
     @property
     def int8(self) -> bool:
@@ -114,9 +116,11 @@ def plan_job(
         "recipe": hashlib.sha256(to_json(chosen)).hexdigest(),
     }
     images: tuple[Path, ...] = ()
+    calibration_set = (calibration or chosen.calibration) if "int8" in profile.precisions else None
     if "int8" in profile.precisions:
-        images, sha256["calibration"] = _calibration(calibration or chosen.calibration, dataset, profile, name)
-    return Job(name, profile, chosen, model, dataset, sha256, Workshop(folder, listener), bench, images)
+        images, sha256["calibration"] = _calibration(calibration_set, dataset, profile, name)
+    shop = Workshop(folder, listener)
+    return Job(name, profile, chosen, model, dataset, sha256, shop, bench, images, calibration_set)
 
 
 def list_targets() -> dict[str, Path]:

@@ -79,4 +79,5 @@ def build(
             return None
         report = stages.report(job, again=asked("report"))
         stages.bundle(job, report)
+        stages.page(job, again=asked("report"))
         return report

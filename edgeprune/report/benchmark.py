@@ -35,7 +35,7 @@ def show(found: Benchmark, console: Console) -> None:
             str(latency.samples),
         )  # fmt: skip
     console.print(table)
-    for sentence in _sentences(found):
+    for sentence in sentences(found):
         console.print(f"  {escape(sentence)}")
     if found.request.load.sustained:
         console.print(_over_time(result))
@@ -54,7 +54,7 @@ def _rows(result: ScenarioResult) -> Iterator[tuple[str, Latency]]:
             yield f"  {part}", result.parts_ms[part]
 
 
-def _sentences(found: Benchmark) -> Iterator[str]:
+def sentences(found: Benchmark) -> Iterator[str]:
     run, result = found.run, found.run.result
     yield f"{result.throughput_per_s:.1f} images/s over {result.duration_s:.1f} s, pre- and postprocessing included"
     for stopping in result.early_stopping:
