@@ -50,7 +50,7 @@ def _load(found: Benchmark) -> Markup:
         (name, *(f"{v:.2f}" for v in (q.p50, q.p90, q.p99, q.mad)), q.samples)
         for name, q in (
             (f"query of {size} image{'s' if size > 1 else ''}", result.latency_ms),
-            *((part, result.parts_ms[part]) for part in PARTS),
+            *((part, result.parts_ms[part]) for part in PARTS if part in result.parts_ms),
         )
     ]
     windows = result.over_time

@@ -10,28 +10,29 @@ import json
 import platform
 import shutil
 from collections import Counter
-from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
-from rich.console import Console
+import yaml
 
+from edgeprune.bench import ask
 from edgeprune.errors import DeviceError
 from edgeprune.export.qdq import Graph
-from edgeprune.records import Accuracy, Benchmark, BenchRequest, DeviceAnswer, Load, read_json, write_json
+from edgeprune.records import Benchmark, BenchRequest, Bundle, BundleFile, DeviceAnswer, Load, read_json, write_json
 from edgeprune.records.benchmark import Prediction
 from edgeprune.records.files import sha256_file
 from edgeprune.records.installation import Installation
+from edgeprune.remote.bench import SshBench
 from edgeprune.remote.device import Device
 from edgeprune.remote.setup import LIMIT_BYTES
-from edgeprune.report.benchmark import show
 from edgeprune.runtime.predict import CocoResult, predict
 from edgeprune.runtime.session import open_session, open_unoptimised
 from edgeprune.train.evaluate import score
+from tests.bench.colours import bundle
 from tests.pi.conftest import BOARDS, Pi
-from tests.pi.detector import VAL, Detector, cells, rectangles
+from tests.pi.detector import TARGET, VAL, Detector, cells, rectangles
 from tests.test_cli import edgeprune
 
 pytestmark = pytest.mark.pi
@@ -146,34 +147,16 @@ def test_every_quantized_convolution_runs_on_integers_there(computed: Path, dete
 
 
 @pytest.fixture(scope="session")
-def answer(pi: Pi, installed: str, detector: Detector, tmp_path_factory: pytest.TempPathFactory) -> DeviceAnswer:
-    """The device half of a benchmark: request and files put there, the command run, its answer brought back."""
-    folder = tmp_path_factory.mktemp(f"{pi.kind}-{detector.name}")
+def answer(pi: Pi, installed: str, detector: Detector) -> DeviceAnswer:
+    """A short load there, and the detections of every image."""
     few = detector.first(ANSWERED[pi.kind, detector.name])
-    load = folder / "load"
-    (load / "images").mkdir(parents=True)
-    shutil.copy(detector.pi, load / "model.onnx")
-    images = []
-    for path in few.data.splits["val"]:
-        shutil.copy(path, load / "images")
-        images.append(f"images/{path.name}")
     request = BenchRequest(
-        engine="model.onnx", runtime="onnxruntime", precision="int8", threads=THREADS, input_shape=few.shape,
-        images=tuple(images), load=Load(min_duration_s=1.0, min_queries=2, quick=True),
+        engine=str(detector.pi), runtime="onnxruntime", precision="int8", threads=THREADS, input_shape=few.shape,
+        images=tuple(map(str, few.data.splits["val"])), load=Load(min_duration_s=1.0, min_queries=2, quick=True),
     )  # fmt: skip
-    write_json(load / "request.json", request)
-
-    async def bench(device: Device) -> None:
-        await device.put(load, "load")
-        words = ["-I", "-m", "edgeprune.bench", "load/request.json", "answer.json"]
-        done = await device.run([PYTHON, *words], timeout_s=TIMEOUT_S)
-        assert done.exit_code == 0, done.stderr
-        last = {"what": "accuracy", "done": len(images), "total": len(images)}
-        assert json.loads(done.stdout.splitlines()[-1]) == last
-        await device.get("answer.json", folder / "answer.json")
-
-    pi.on(bench)
-    return read_json(folder / "answer.json", DeviceAnswer, DeviceError)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(pi.host))
+        return ask.load(SshBench(pi.address), request)
 
 
 def test_benchmark_there_is_void_because_it_is_emulated(answer: DeviceAnswer, detector: Detector) -> None:
@@ -198,21 +181,51 @@ def test_map_there_is_within_a_fifth_of_a_point_of_x86s(answer: DeviceAnswer, pi
     assert there.map50_95 == pytest.approx(here.map50_95, abs=0.002)
 
 
-def test_printed_benchmark_shows_its_times_as_emulated(answer: DeviceAnswer, pi: Pi) -> None:
-    found = Benchmark(
-        target="raspberrypi", bundle_sha256="0" * 64, data="data.yaml", run=answer.run, bundle_map50_95=0.5,
-        request=BenchRequest(
-            engine="model.onnx", runtime="onnxruntime", precision="int8", threads=0, input_shape=(1, 3, 64, 64),
-            images=("a.jpg",),
-        ),
-        accuracy=Accuracy(engine="bundle", map50_95=0.5, map50=0.8, images=1),
+def test_bundle_is_benchmarked_end_to_end(pi: Pi, installed: str, detector: Detector, tmp_path: Path) -> None:
+    """The command as a user gives it; what it prints says that no machine has these times."""
+    if detector.name == "cells":
+        pytest.skip("left out: 64 queries of 320 px take minutes there; rectangles go the same way")
+    made = bundled(detector, tmp_path / "bundle", str(pi.address))
+    done = edgeprune(
+        "bench", "raspberrypi", "--bundle", made, "--data", tmp_path / "bundle.yaml", "--duration", "1s",
+        "--out", tmp_path / "out", HOME=str(pi.host),
     )  # fmt: skip
-    text = StringIO()
-    show(found, Console(file=text, width=200))
-    said = " ".join(text.getvalue().split())  # a title that is wider than its table is broken
+    assert done.returncode == 1, done.stderr  # void
+    found = read_json(tmp_path / "out" / "raspberrypi" / "benchmark.json", Benchmark, DeviceError)
+    assert found.device == str(pi.address)
+    assert found.accuracy is not None
+    assert found.accuracy.map50_95 > 0.2
+    assert found.run.result.early_stopping[0].estimate_ms is not None
+    said = " ".join(done.stdout.split())  # a title that is wider than its table is broken
     assert "threads, emulated: times of no machine" in said
     assert "void: these figures don't count" in said
-    assert f"emulated: {answer.run.environment['emulated']}" in said
+    assert f"emulated: {found.run.environment['emulated']}" in said
+
+
+def bundled(detector: Detector, folder: Path, device: str) -> Path:
+    """The detector as `stages.bundle` would have it, for a target on that device; its data.yaml beside the folder."""
+    made = bundle(folder, architecture="aarch64")
+    shutil.copy(detector.pi, made / "model.onnx")
+    manifest = read_json(made / "manifest.json", Bundle, DeviceError)
+    changed = {"runtime": "onnxruntime", "device": device, "input_shape": detector.shape, "threads": THREADS}
+    file = BundleFile(
+        path="model.onnx", sha256=sha256_file(made / "model.onnx"), bytes=detector.pi.stat().st_size
+    )  # fmt: skip
+    write_json(
+        made / "manifest.json",
+        manifest.model_copy(
+            update={
+                "target": "raspberrypi", "profile": TARGET.model_copy(update=changed), "precision": "int8",
+                "files": (file,), "names": detector.data.names,
+            }
+        ),
+    )  # fmt: skip
+    content: dict[str, object] = {"path": str(folder), "names": detector.data.names}
+    for split, images in detector.data.splits.items():
+        folder.with_name(f"{split}.txt").write_text("\n".join(map(str, images)))
+        content[split] = str(folder.with_name(f"{split}.txt"))
+    folder.with_name("bundle.yaml").write_text(yaml.safe_dump(content))
+    return made
 
 
 def coco(prediction: Prediction) -> CocoResult:
