@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -65,12 +65,6 @@ class Detector:
     def pixels(self, count: int) -> Floats:
         paths = self.data.splits["val"][:count]
         return np.concatenate([letterbox(read_image(path), self.size, self.size)[0] for path in paths])
-
-    def first(self, count: int) -> Detector:
-        """With fewer images to score."""
-        return replace(
-            self, data=replace(self.data, splits={**self.data.splits, "val": self.data.splits["val"][:count]})
-        )
 
 
 @contextmanager
