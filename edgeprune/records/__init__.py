@@ -15,7 +15,9 @@ from edgeprune.records.plan import LayerKeep, PrunedGroup, PrunePlan
 from edgeprune.records.quantization import Affine, Mixed, Quantization, Scheme
 from edgeprune.records.recipe import Goal, Recipe
 from edgeprune.records.report import BenchRun, Report, Row, Verdict, VerifyRun
+from edgeprune.records.settings import Settings
 from edgeprune.records.target import TargetProfile
+from edgeprune.records.tune import Tune
 
 __all__ = [
     "Accuracy",
@@ -50,9 +52,11 @@ __all__ = [
     "Report",
     "Row",
     "Scheme",
+    "Settings",
     "TargetProfile",
     "TensorParity",
     "TensorSpec",
+    "Tune",
     "Verdict",
     "VerifyRun",
     "read_json",

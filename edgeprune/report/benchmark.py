@@ -23,7 +23,9 @@ def show(found: Benchmark, console: Console) -> None:
     """Print latencies, what they were measured beside, and whether they count."""
     run, result = found.run, found.run.result
     place = "" if found.device == LOCAL else f" on {found.device}"
-    title = f"{found.target}{place}, {result.scenario}: {run.runtime}, {found.request.precision}, {run.threads} threads"
+    title = f"{found.target}{place}, {result.scenario}: {run.runtime}, {found.request.precision}"
+    settings = found.request.settings
+    title += f", {settings.words() if settings.threads or settings.plugin != 'CPU' else f'{run.threads} threads'}"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     table.add_column("ms")
     for heading in ("p50", "p90", "p99", "MAD", "samples"):
@@ -68,7 +70,11 @@ def _sentences(found: Benchmark) -> Iterator[str]:
         f"of these answers; the bundle says {found.bundle_map50_95:.4f}"
     )
     peak = f", peak memory {run.peak_rss_bytes / 2**20:.0f} MiB" if run.peak_rss_bytes else ""
-    yield f"cold start {run.cold_start_ms:.0f} ms, warm-up {run.warm_up_s:.1f} s{peak}"
+    cache = {"none": "", "empty": " (the cache of compiled models was empty)", "warm": " (compiled before: warm cache)"}
+    started = f"cold start {run.cold_start_ms:.0f} ms{cache[run.cache]}"
+    if run.uncached_start_ms is not None:
+        started += f", {run.uncached_start_ms:.0f} ms without the cache"
+    yield f"{started}, warm-up {run.warm_up_s:.1f} s{peak}"
     heat = _by_name([reading.temperature_c for reading in run.readings])
     if heat:
         hottest = max(heat, key=lambda zone: max(heat[zone]))

@@ -1,8 +1,9 @@
-"""The stages of a build: what makes a model (make.py), and what judges it (judge.py)."""
+"""The stages of a build: what makes a model (make.py), how it is run (tune.py), and what judges it (judge.py)."""
 
 from edgeprune.stages.common import reach
 from edgeprune.stages.judge import bench, bundle, report, verify
 from edgeprune.stages.make import admit, calibrate, export, finetune, price, prune, swap
+from edgeprune.stages.tune import tune
 
 __all__ = [
     "admit",
@@ -16,5 +17,6 @@ __all__ = [
     "reach",
     "report",
     "swap",
+    "tune",
     "verify",
 ]
