@@ -282,7 +282,7 @@ def doctor() -> None:
 
     table = Table(box=None)
     for heading in ("", "what", "found", "to do"):
-        table.add_column(heading)
+        table.add_column(heading, no_wrap=heading == "what")
     for check in examine():
         table.add_row("[green]ok[/]" if check.fine else "[yellow]--[/]", check.what, check.found, check.to_do)
     console.print(table)
