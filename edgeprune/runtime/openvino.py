@@ -28,7 +28,6 @@ import numpy as np
 from edgeprune.errors import DeviceError, missing_package
 from edgeprune.machine import cores
 from edgeprune.records.settings import Settings
-from edgeprune.runtime.pinning import first_core_for_me
 from edgeprune.runtime.preprocess import Floats
 
 #: Precision -> what OpenVINO is told to compute in.
@@ -111,7 +110,7 @@ def properties(precision: str, settings: Settings) -> dict[str, Any]:
     if settings.plugin == "CPU":
         told["INFERENCE_NUM_THREADS"] = settings.threads or len(settings.cores) or cores()
         if settings.cores:
-            told["ENABLE_CPU_PINNING"] = True
+            told["ENABLE_CPU_PINNING"] = True  # its threads, one a core of the process's; the calling one only waits
     return told
 
 
@@ -127,7 +126,6 @@ class OpenVinoSession:
             loaded.set_property({"CACHE_DIR": str(_ready(cache_folder()))})
         model = loaded.read_model(str(engine))
         self._compiled = loaded.compile_model(model, settings.plugin, properties(precision, settings))
-        first_core_for_me(settings.cores)
         self._request = self._compiled.create_infer_request()
         self.runtime = f"openvino {ov.__version__.split('-')[0]}"
         self.cache = "none"

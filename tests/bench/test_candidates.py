@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from edgeprune.bench.ask import about
 from edgeprune.bench.candidates import asks_for_choice, candidates
+from edgeprune.bench.local import LocalBench
 from edgeprune.bench.places import best_first, numbers
 from edgeprune.records import Settings, TargetProfile
 from tests.bench.trees import plant
@@ -67,6 +69,13 @@ def test_a_target_whose_settings_its_runtime_hasnt_got_is_refused(keys: dict[str
 
 def cores(**files: str) -> dict[str, str]:
     return {f"{CPU}/{name.replace('__', '/')}": f"{content}\n" for name, content in files.items()}
+
+
+def test_a_bench_says_which_cores_it_would_hold_engines_to() -> None:
+    """This machine's, in a process of its own; where cores are kept apart these aren't the allowed ones."""
+    places = about(LocalBench(), "onnxruntime", ("fp32",)).places
+    assert places == best_first()
+    assert len(set(places)) == len(places) >= 1
 
 
 def test_alike_cores_go_by_number_and_core_0_is_the_last(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ DEVICE_ROOMS = (
     "edgeprune.bench.measure", "edgeprune.bench.worker", "edgeprune.bench.device", "edgeprune.bench.__main__",
     "edgeprune.bench.bundle", "edgeprune.bench.local", "edgeprune.calibration.select", "edgeprune.calibration.sets",
     "edgeprune.kit.build_engine", "edgeprune.bench.board", "edgeprune.bench.sensors",
+    "edgeprune.bench.candidates", "edgeprune.bench.places", "edgeprune.runtime.openvino", "edgeprune.runtime.pinning",
 )  # fmt: skip
 
 BLOCK = """
