@@ -36,6 +36,7 @@ from edgeprune.records import (
     Record,
     Report,
     TargetProfile,
+    Tune,
     read_json,
 )
 from edgeprune.version import __version__
@@ -295,7 +296,7 @@ def schema(
     """JSON Schemas of the records, for editors."""
     records: tuple[type[Record], ...] = (
         TargetProfile, Recipe, CalibrationSet, PrunePlan, Quantization, Measurement, Bundle, Report, BenchRequest,
-        Benchmark, Kit, BoardEngine, DeviceInfo,
+        Benchmark, Kit, BoardEngine, DeviceInfo, Tune,
     )  # fmt: skip
     texts = {r.__name__: json.dumps(r.model_json_schema(), indent=2, sort_keys=True) for r in records}
     if out is None:

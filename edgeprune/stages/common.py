@@ -37,12 +37,12 @@ def reach(job: Job) -> None:
         from edgeprune.bench.ask import about
 
         profile = job.profile
-        lacking = about(job.bench, profile.runtime, profile.precisions, profile.plugin, sorted(listed)).lacking
-        if not [p for p in profile.precisions if p != "int8" and p not in lacking]:
+        missing = about(job.bench, profile.runtime, profile.precisions, profile.plugin, sorted(listed)).lacking
+        if not [p for p in profile.precisions if p != "int8" and p not in missing]:
             raise DeviceError(
                 "The device has none of the target's float precisions, and the parent needs one.",
                 where=job.bench.address, expected=", ".join(profile.precisions),
-                got="; ".join(f"{precision}: {why}" for precision, why in lacking.items()),
+                got="; ".join(f"{precision}: {why}" for precision, why in missing.items()),
                 next_step="precisions of the target",
             )  # fmt: skip
 
