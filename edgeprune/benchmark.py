@@ -68,7 +68,8 @@ def benchmark(
         require_classes(dataset, manifest.names, bundle)
     request = BenchRequest(
         engine=str((bundle / manifest.engine).resolve()), runtime=runtime,
-        precision=manifest.precision, threads=manifest.profile.threads, input_shape=manifest.profile.input_shape,
+        precision=manifest.precision, settings=manifest.settings or manifest.profile.settings,
+        input_shape=manifest.profile.input_shape,
         images=tuple(str(path.resolve()) for path in dataset.splits["val"]) if dataset else (), camera=camera,
         load=load,
     )  # fmt: skip

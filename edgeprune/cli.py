@@ -36,6 +36,7 @@ from edgeprune.records import (
     Record,
     Report,
     TargetProfile,
+    Tune,
     read_json,
 )
 from edgeprune.records.fleet_profile import FleetProfile, Hosts
@@ -294,7 +295,7 @@ def doctor() -> None:
 
     table = Table(box=None)
     for heading in ("", "what", "found", "to do"):
-        table.add_column(heading)
+        table.add_column(heading, no_wrap=heading == "what")
     for check in examine():
         table.add_row("[green]ok[/]" if check.fine else "[yellow]--[/]", check.what, check.found, check.to_do)
     console.print(table)
@@ -307,7 +308,7 @@ def schema(
     """JSON Schemas of the records, for editors."""
     records: tuple[type[Record], ...] = (
         TargetProfile, Recipe, CalibrationSet, PrunePlan, Quantization, Measurement, Bundle, Report, BenchRequest,
-        Benchmark, FleetProfile, Hosts, Kit, BoardEngine, DeviceInfo,
+        Benchmark, FleetProfile, Hosts, Kit, BoardEngine, DeviceInfo, Tune,
     )  # fmt: skip
     texts = {r.__name__: json.dumps(r.model_json_schema(), indent=2, sort_keys=True) for r in records}
     if out is None:

@@ -74,6 +74,7 @@ def build(
         if "verify" in wanted:
             stages.verify(job, made, again=asked("verify"))
         if "bench" in wanted:
+            stages.tune(job, again=asked("bench"))
             stages.bench(job, again=asked("bench"))
         if "report" not in wanted:
             return None

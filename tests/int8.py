@@ -84,7 +84,7 @@ class Bench:
         return score("", self.data, predict(session, self.data.splits["val"], self.shape)).map50_95
 
     def accuracy_of(self, runtime: str, file: Path, precision: str) -> float:
-        return self.accuracy(open_session(runtime, file, precision, 0))
+        return self.accuracy(open_session(runtime, file, precision))
 
 
 class InTorch:

@@ -108,7 +108,7 @@ def _stock(
                 str(work.resolve()),
             ]  # fmt: skip
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=dict(os.environ))
-        session = open_session(profile.runtime, made, "int8", profile.threads)
+        session = open_session(profile.runtime, made, "int8", profile.settings)
         results = predict(session, data.splits["val"], profile.input_shape)
         scores["stock QAT, unpruned"].append(score("", data, results).map50_95)
         engines["stock QAT, unpruned"].append(Engine.of(profile, f"stock QAT, unpruned {seed}", "int8", made))

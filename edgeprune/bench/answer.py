@@ -15,6 +15,7 @@ import numpy as np
 from edgeprune.bench.board import device_info
 from edgeprune.bench.device import Progress
 from edgeprune.bench.measure import measure
+from edgeprune.bench.places import best_first
 from edgeprune.records.benchmark import Prediction
 from edgeprune.records.request import (
     AboutAnswer,
@@ -27,6 +28,7 @@ from edgeprune.records.request import (
     RaceAnswer,
     RaceRequest,
 )
+from edgeprune.runtime.pinning import pin
 from edgeprune.runtime.predict import predict
 from edgeprune.runtime.preprocess import letterbox, read_image
 from edgeprune.runtime.session import available, open_graph, open_session
@@ -46,7 +48,7 @@ def race(request: RaceRequest, folder: Path, on_progress: Progress) -> RaceAnswe
 def detect(request: PredictRequest, folder: Path, on_progress: Progress) -> PredictAnswer:
     """What an engine finds on images."""
     engine, images = _here(request.engine, folder), [folder / image for image in request.images]
-    session = open_session(engine.runtime, Path(engine.file), engine.precision, engine.threads)
+    session = open_session(engine.runtime, Path(engine.file), engine.precision, engine.settings)
     found = predict(
         session, images, request.input_shape, on_image=lambda done: on_progress("predict", done, len(images))
     )
@@ -56,7 +58,7 @@ def detect(request: PredictRequest, folder: Path, on_progress: Progress) -> Pred
 def compute(request: ComputeRequest, folder: Path, answer: Path, on_progress: Progress) -> ComputeAnswer:
     """What a graph makes of given tensors; written beside the answer."""
     engine = _here(request.engine, folder)
-    run = open_graph(engine.runtime, Path(engine.file), engine.precision)
+    run = open_graph(engine.runtime, Path(engine.file), engine.precision, engine.settings)
     outputs = []
     for number, file in enumerate(request.inputs):
         with np.load(folder / file) as given:
@@ -70,8 +72,11 @@ def compute(request: ComputeRequest, folder: Path, answer: Path, on_progress: Pr
 
 def about(request: AboutRequest) -> AboutAnswer:
     """What this machine is, and what it can't run."""
-    whys = {precision: available(request.runtime, precision) for precision in request.precisions}
-    return AboutAnswer(info=device_info(), lacking={precision: why for precision, why in whys.items() if why})
+    info, places = device_info(), best_first()
+    pin(request.cores)
+    whys = {precision: available(request.runtime, precision, request.plugin) for precision in request.precisions}
+    lacking = {precision: why for precision, why in whys.items() if why}
+    return AboutAnswer(info=info, lacking=lacking, places=places)
 
 
 def _here(engine: Engine, folder: Path) -> Engine:

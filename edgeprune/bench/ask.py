@@ -94,9 +94,12 @@ def refused(code: int, said: str, where: object) -> DeviceError:
     )  # fmt: skip
 
 
-def about(bench: Bench, runtime: str, precisions: Sequence[str]) -> AboutAnswer:
-    """What a bench is, and which precisions it lacks."""
-    return _ask(bench, AboutRequest.model_validate({"runtime": runtime, "precisions": precisions}), AboutAnswer)
+def about(
+    bench: Bench, runtime: str, precisions: Sequence[str], plugin: str = "CPU", cores: Sequence[int] = ()
+) -> AboutAnswer:
+    """What a bench is, and which precisions it lacks; refused where it hasn't the plugin or those cores."""
+    asked = {"runtime": runtime, "precisions": tuple(precisions), "plugin": plugin, "cores": tuple(cores)}
+    return _ask(bench, AboutRequest.model_validate(asked), AboutAnswer)
 
 
 def load(bench: Bench, request: BenchRequest, on_progress: Progress = silent) -> DeviceAnswer:

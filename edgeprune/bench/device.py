@@ -28,24 +28,25 @@ from pathlib import Path
 
 from edgeprune.bench import caching, energy, scenarios, sensors, validity
 from edgeprune.bench.camera import Camera, open_camera
-from edgeprune.bench.measure import MIN_INFERENCES, WARM_UP_SECONDS
+from edgeprune.bench.measure import MIN_INFERENCES, WARM_UP_SECONDS, cold_start_ms
 from edgeprune.bench.pace import pinned, pinned_in_words
 from edgeprune.errors import DeviceError
-from edgeprune.machine import cores, emulated, environment, text
+from edgeprune.machine import emulated, environment, text
 from edgeprune.records.benchmark import (
     BenchRequest,
     CpuUse,
     DeviceAnswer,
     DeviceRun,
     Energy,
-    Load,
     Prediction,
     ScenarioResult,
 )
 from edgeprune.records.files import sha256_file
+from edgeprune.records.request import Engine
 from edgeprune.runtime.decode import Detections, decode
+from edgeprune.runtime.pinning import pin
 from edgeprune.runtime.predict import coco_results
-from edgeprune.runtime.preprocess import Pixels, letterbox, read_image
+from edgeprune.runtime.preprocess import Floats, Pixels, letterbox, read_image
 from edgeprune.runtime.session import Session, available, open_session
 
 #: Decoded images that the timed run draws from take no more memory than this; a Raspberry Pi may have 1 GB in all.
@@ -70,25 +71,28 @@ def bench(request: BenchRequest, folder: Path, on_progress: Progress = lambda wh
         DeviceError: The runtime isn't here, hasn't the precision, or can't load the engine.
         DataError: An image that can't be read.
     """
-    load, root, engine = request.load, Path(request.sensors_root), folder / request.engine
-    why = available(request.runtime, request.precision)  # imports the runtime, which cold start leaves out
+    engine, settings = folder / request.engine, request.settings
+    pin(settings.cores)  # before the runtime comes with threads of its own
+    cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+    why = available(request.runtime, request.precision, settings.plugin)  # imports it, which cold start leaves out
     if why:
         raise DeviceError("The precision can't be had.", where=engine, expected=request.precision, got=why)
     with ExitStack() as stack:
         camera = None if request.camera is None else stack.enter_context(open_camera(request.camera))
-        return _bench(request, folder, camera, load, root, engine, on_progress)
+        return _bench(request, folder, camera, cpus, on_progress)
 
 
 def _bench(
-    request: BenchRequest, folder: Path, camera: Camera | None, load: Load, root: Path, engine: Path,
-    on_progress: Progress,
-) -> DeviceAnswer:  # fmt: skip
+    request: BenchRequest, folder: Path, camera: Camera | None, cpus: set[int], on_progress: Progress
+) -> DeviceAnswer:
+    load, root, engine = request.load, Path(request.sensors_root), folder / request.engine
+    settings = request.settings
     paths = [folder / image for image in request.images]
     first, _ = letterbox(camera.frame() if camera else read_image(paths[0]), *request.input_shape[2:])
     begin = time.perf_counter()
-    session = open_session(request.runtime, engine, request.precision, request.threads)
+    session = open_session(request.runtime, engine, request.precision, settings)
     session.run(first)
-    cold_start_ms = (time.perf_counter() - begin) * 1e3
+    started_ms = (time.perf_counter() - begin) * 1e3
 
     detector = _Detector(session, hold(paths), (request.input_shape[2], request.input_shape[3]), camera)
     warm_up_s = _warm_up(detector)
@@ -100,9 +104,9 @@ def _bench(
             readings.append(sensors.read(root, at_s))
             on_progress(load.scenario, min(at_s, load.min_duration_s), load.min_duration_s)
 
-    before = _processor_time(root)
+    before = _processor_time(root, cpus)
     timed = scenarios.run(load, detector.sample, detector.images, between=look)
-    cpu = _used(before, _processor_time(root), timed.duration / 1e9)
+    cpu = _used(before, _processor_time(root, cpus), timed.duration / 1e9 * len(cpus))
     readings.append(sensors.read(root, timed.duration / 1e9, ask=True))
     peak = peak_rss_bytes()
 
@@ -113,13 +117,15 @@ def _bench(
         on_progress("accuracy", index + 1, len(paths))
     remembered = None if camera else caching.check(detector.inference, detector.held, load.seed)
     spent, energy_note = _energy(request, detector, root, on_progress)
+    uncached = _uncached(request, engine, first)
     result = scenarios.result(load, timed)
     void, notes = validity.judge(load, readings, cpu, result.query_ms, emulated(root))
     run = DeviceRun(
-        runtime=session.runtime, engine_sha256=sha256_file(engine), threads=request.threads or cores(),
-        cold_start_ms=cold_start_ms, warm_up_s=warm_up_s, held_images=len(detector.held),
-        camera=camera and camera.mode, result=result, peak_rss_bytes=peak, readings=tuple(readings), cpu=cpu,
-        energy=spent, caching=remembered, void=(*void, *(caching.void(remembered) if remembered else ())),
+        runtime=session.runtime, engine_sha256=sha256_file(engine), threads=settings.threads or len(cpus),
+        cold_start_ms=started_ms, cache=session.cache, uncached_start_ms=uncached, warm_up_s=warm_up_s,
+        held_images=len(detector.held), camera=camera and camera.mode, result=result, peak_rss_bytes=peak,
+        readings=tuple(readings), cpu=cpu, energy=spent, caching=remembered,
+        void=(*void, *(caching.void(remembered) if remembered else ())),
         notes=(*notes, *energy_note, *_held_note(detector, paths), *_camera_note(camera, result)),
         environment=_environment(root),
     )  # fmt: skip
@@ -234,17 +240,27 @@ def _energy(
     return (None, (f"energy: {spent}",)) if isinstance(spent, str) else (spent, ())
 
 
-def _processor_time(root: Path) -> tuple[float, float] | None:
+def _uncached(request: BenchRequest, engine: Path, image: Floats) -> float | None:
+    """The cold start without the cache of compiled models, where there is one."""
+    if not request.settings.cache:
+        return None
+    without = request.settings.model_copy(update={"cache": False})
+    return cold_start_ms(
+        Engine(name="again", runtime=request.runtime, precision=request.precision, file=str(engine), settings=without),
+        image,
+    )
+
+
+def _processor_time(root: Path, cpus: set[int]) -> tuple[float, float] | None:
     """Own and everyone's seconds of processor time on the cores that this process may use."""
-    cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
     busy = processor_time(text(root / "proc/stat") or "", cpus)
     return None if busy is None else (time.process_time(), busy)
 
 
-def _used(before: tuple[float, float] | None, after: tuple[float, float] | None, duration_s: float) -> CpuUse | None:
+def _used(before: tuple[float, float] | None, after: tuple[float, float] | None, available_s: float) -> CpuUse | None:
     if before is None or after is None:
         return None
-    return CpuUse(own_s=after[0] - before[0], busy_s=after[1] - before[1], available_s=duration_s * cores())
+    return CpuUse(own_s=after[0] - before[0], busy_s=after[1] - before[1], available_s=available_s)
 
 
 def _held_note(detector: _Detector, paths: Sequence[Path]) -> tuple[str, ...]:

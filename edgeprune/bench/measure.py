@@ -32,6 +32,7 @@ from edgeprune.errors import DeviceError
 from edgeprune.machine import cores, environment
 from edgeprune.records import BenchRun, Comparison, Latency, Measurement
 from edgeprune.records.files import sha256_file
+from edgeprune.records.measurement import Cache
 from edgeprune.records.request import Engine
 from edgeprune.runtime.preprocess import Floats
 
@@ -89,16 +90,27 @@ def measure(
                     artifact_sha256=sha256_file(engine.artifact),
                     runtime=worker.runtime,
                     precision=engine.precision,
-                    threads=engine.threads or cores(),
+                    threads=engine.settings.threads or len(engine.settings.cores) or cores(),
+                    settings=engine.settings,
                     blocks_ms=tuple(own),
                     latency_ms=summarise([ms for block in own for ms in block]),
                     cold_start_ms=worker.cold_start_ms,
+                    cache=worker.cache,
                 )
                 for engine, worker, own in zip(engines, workers, blocks, strict=True)
             ),
             environment=environment(),
             order=tuple(order),
         )
+
+
+def cold_start_ms(engine: Engine, image: Floats) -> float:
+    """From a fresh process to the engine's first answer, imports left out. image: its input, float32."""
+    with tempfile.TemporaryDirectory() as folder:
+        inputs = Path(folder) / "images.npy"
+        np.save(inputs, image)
+        with _worker(engine, inputs) as worker:
+            return worker.cold_start_ms
 
 
 def summarise(samples: Sequence[float]) -> Latency:
@@ -128,14 +140,10 @@ class _Worker:
 
     def __init__(self, process: subprocess.Popen[str], engine: Engine, inputs: Path) -> None:
         self._process, self._engine = process, engine
-        answer = self._ask(
-            {
-                "runtime": engine.runtime, "engine": engine.file, "precision": engine.precision,
-                "threads": engine.threads, "images": str(inputs),
-            }
-        )  # fmt: skip
+        answer = self._ask({"engine": engine.model_dump(mode="json"), "images": str(inputs)})
         self.runtime: str = answer["runtime"]
         self.cold_start_ms: float = answer["cold_start_ms"]
+        self.cache: Cache = answer["cache"]
 
     def block(self, inferences: int) -> list[float]:
         """Latencies of that many inferences in milliseconds."""

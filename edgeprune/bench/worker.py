@@ -4,7 +4,7 @@ Engines alive in one process disturb each other (their thread pools spin), so ea
 own and waits, idle, on its standard input while another one's block runs.
 
 Protocol, one JSON object a line: the first line in is the engine and the inputs, the first line out
-{"runtime", "cold_start_ms"}; then {"inferences": n} is answered by {"ms": [n latencies]}, until the input
+{"runtime", "cold_start_ms", "cache"}; then {"inferences": n} is answered by {"ms": [n latencies]}, until the input
 ends. An error is {"error": EdgepruneError's text} and exit code 2.
 """
 
@@ -18,21 +18,25 @@ from pathlib import Path
 import numpy as np
 
 from edgeprune.errors import EdgepruneError
+from edgeprune.records.request import Engine
+from edgeprune.runtime.pinning import pin
 from edgeprune.runtime.session import available, open_session
 
 
 def main() -> int:
     request = json.loads(sys.stdin.readline())
     try:
-        available(request["runtime"], request["precision"])  # imports the runtime, which cold start leaves out
+        engine = Engine.model_validate(request["engine"])
+        pin(engine.settings.cores)  # before the runtime comes with threads of its own
+        available(engine.runtime, engine.precision, engine.settings.plugin)  # imports it, which cold start leaves out
         images = np.load(request["images"])
         start = time.perf_counter()
-        session = open_session(request["runtime"], Path(request["engine"]), request["precision"], request["threads"])
+        session = open_session(engine.runtime, Path(engine.file), engine.precision, engine.settings)
         session.run(images[:1])
     except EdgepruneError as error:
         _say({"error": str(error)})
         return 2
-    _say({"runtime": session.runtime, "cold_start_ms": (time.perf_counter() - start) * 1e3})
+    _say({"runtime": session.runtime, "cold_start_ms": (time.perf_counter() - start) * 1e3, "cache": session.cache})
     turn = 0
     for line in sys.stdin:
         samples = []

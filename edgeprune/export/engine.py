@@ -1,7 +1,7 @@
 """From the ONNX file to what each runtime loads.
 
 Rules:
-- ONNX Runtime loads the ONNX file itself.
+- ONNX Runtime loads the ONNX file itself, or its FP16 form (half.py). OpenVINO makes FP16 of FP32 by itself.
 - OpenVINO gets its IR, FP32 weights, in a folder whose name and metadata.yaml make
   `YOLO("…_openvino_model/")` open it. It is read by OpenVINO's own frontend (`Core.read_model`), not by
   the converter tool, which has telemetry.
@@ -21,13 +21,15 @@ import yaml
 
 from edgeprune.errors import ExportError, missing_package
 from edgeprune.export.forms import form
+from edgeprune.export.half import to_half
 from edgeprune.export.lint import errors, lint, lint_name
 from edgeprune.export.onnx import metadata
 
 
 def build_engine(
-    runtime: str, onnx_file: Path, folder: Path, architecture: str | None = None, *, quantized: bool = False
-) -> Path:
+    runtime: str, onnx_file: Path, folder: Path, architecture: str | None = None, *, quantized: bool = False,
+    half: bool = False,
+) -> Path:  # fmt: skip
     """Make the runtime's artifact from the ONNX file.
 
     Args:
@@ -36,6 +38,7 @@ def build_engine(
         folder: A folder to write into.
         architecture: Of the machine that will load it, as platform.machine() says it; none = this one's.
         quantized: Whether it is the quantized graph, which every runtime takes in its own form (forms.py).
+        half: Whether a float graph is to become one in FP16.
 
     Returns:
         The artifact: 'model.onnx', or the folder 'model_openvino_model'.
@@ -43,12 +46,12 @@ def build_engine(
     Raises:
         ExportError: The runtime can't convert the file.
     """
-    if not quantized:
+    if not quantized and not half:
         return _BUILDERS[runtime](onnx_file, folder)
     with tempfile.TemporaryDirectory() as work:
-        formed = Path(work) / onnx_file.name
-        model = form(onnx.load(onnx_file), lint_name(runtime, architecture or platform.machine()))
-        onnx.save(model, formed)
+        formed, model = Path(work) / onnx_file.name, onnx.load(onnx_file)
+        made = to_half(model) if half else form(model, lint_name(runtime, architecture or platform.machine()))
+        formed.write_bytes(made.SerializeToString(deterministic=True))
         return _BUILDERS[runtime](formed, folder)
 
 

@@ -68,7 +68,7 @@ def mix(
     layers = Graph(model).quantized_convolutions()
     with tempfile.TemporaryDirectory() as folder:
         trial = _Trial(profile, bench, data, Path(folder))
-        wanted = trial.accuracy(engine_file(parent), "fp32") - max_map_drop
+        wanted = trial.accuracy(engine_file(parent), profile.floating) - max_map_drop
         whole = trial.accuracy(trial.build(model, architecture))
         found = Mixed(layers=tuple(layers), wanted=wanted, whole=whole, reached=whole)
         if whole >= wanted or trial.accuracy(trial.build(as_float(model, layers[1:]), architecture)) < wanted:
@@ -126,7 +126,7 @@ class _Trial:
 
     def open(self, model: onnx.ModelProto, *, quantized: bool = True) -> Session:
         precision = "int8" if quantized else "fp32"
-        return open_session(self._profile.runtime, self.build(model, quantized=quantized), precision, 0)
+        return open_session(self._profile.runtime, self.build(model, quantized=quantized), precision)
 
     def accuracy(self, engine: Path, precision: Precision = "int8") -> float:
         asked = Engine.of(self._profile, "trial", precision, engine)

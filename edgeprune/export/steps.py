@@ -36,6 +36,7 @@ from edgeprune.quant.fake import Forced
 from edgeprune.quant.fold import fold
 from edgeprune.records import Parity, Quantization, TensorParity, read_json
 from edgeprune.records.request import Engine
+from edgeprune.records.settings import Settings
 from edgeprune.runtime.preprocess import Floats
 from edgeprune.runtime.session import open_unoptimised
 from edgeprune.yolo.export import fused
@@ -55,6 +56,7 @@ def check_steps(
     images: Floats,
     bench: Bench | None = None,
     architecture: str | None = None,
+    settings: Settings = Settings(),  # noqa: B008
 ) -> Parity:
     """Compare a runtime, and torch, with the quantized graph.
 
@@ -64,6 +66,7 @@ def check_steps(
         graph_file: The quantized graph that the target runs (mixed.onnx).
         images: Probe images, shape (n, 3, height, width), float32 in 0..1.
         bench, architecture: Where the runtime runs; none = here.
+        settings: How it runs there; OpenVINO's plugin is what counts.
 
     Returns:
         The largest difference of every quantized tensor, in torch and in the runtime, and of the outputs.
@@ -76,11 +79,13 @@ def check_steps(
     points = {q.name.removesuffix("/Q"): float(graph.values(q.input[1])) for q, _ in graph.pairs()}
     expected = [_reference(model, points, image[None]) for image in images]
     compared = {
-        runtime: _on_runtime(model, points, runtime, images, expected, bench or LocalBench(), architecture),
+        runtime: _on_runtime(model, points, runtime, images, expected, bench or LocalBench(), architecture, settings),
         "torch": _in_torch(checkpoint, quantization, graph_file, points, images, expected),
     }
     tensors = []
     for who, runs in compared.items():
+        # what is float in a quantized graph computes in FP16 on OpenVINO's GPU and NPU (runtime/openvino.py)
+        rest = "fp32" if settings.plugin == "CPU" or who == "torch" else "fp16"
         for point, step in points.items():
             largest = max(float(np.abs(run[point] - e[point]).max()) for run, e in zip(runs, expected, strict=True))
             tensors.append(TensorParity(tensor=f"{point} ({who})", max_abs=largest, scale=step, tolerance=STEPS))
@@ -89,7 +94,7 @@ def check_steps(
             tensors.append(
                 TensorParity(
                     tensor=f"{OUTPUT} {part} ({who})", max_abs=max(float(np.abs(a - b).max()) for a, b in ends),
-                    scale=max(float(np.abs(b).max()) for _, b in ends), tolerance=TOLERANCE["fp32"],
+                    scale=max(float(np.abs(b).max()) for _, b in ends), tolerance=TOLERANCE[rest],
                 )
             )  # fmt: skip
     drift = next((tensor.tensor for tensor in tensors if not tensor.holds), None)
@@ -150,6 +155,7 @@ def _on_runtime(
     expected: Sequence[Values],
     bench: Bench,
     architecture: str | None,
+    settings: Settings,
 ) -> list[Values]:
     given = [
         {"images": image[None], **{f"{point}/forced": values[point] for point in points}}
@@ -162,7 +168,7 @@ def _on_runtime(
         made.mkdir()
         built = build_engine(runtime, file, made, architecture, quantized=True)
         engine = {"name": "forced", "runtime": runtime, "precision": "int8", "file": str(engine_file(built))}
-        runs = tensors_of(bench, Engine.model_validate(engine), given)
+        runs = tensors_of(bench, Engine.model_validate({**engine, "settings": settings}), given)
     names = {f"{point}/dequantized": point for point in points}
     return [{names.get(tensor, tensor): value for tensor, value in run.items()} for run in runs]
 

@@ -16,7 +16,9 @@ from edgeprune.records.plan import LayerKeep, PrunedGroup, PrunePlan
 from edgeprune.records.quantization import Affine, Mixed, Quantization, Scheme
 from edgeprune.records.recipe import Goal, Recipe
 from edgeprune.records.report import BenchRun, Report, Row, Verdict, VerifyRun
+from edgeprune.records.settings import Settings
 from edgeprune.records.target import TargetProfile
+from edgeprune.records.tune import Tune
 
 __all__ = [
     "Accuracy",
@@ -58,9 +60,11 @@ __all__ = [
     "Row",
     "Sample",
     "Scheme",
+    "Settings",
     "TargetProfile",
     "TensorParity",
     "TensorSpec",
+    "Tune",
     "Verdict",
     "VerifyRun",
     "read_json",

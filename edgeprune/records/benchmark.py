@@ -17,7 +17,8 @@ from pydantic import Field, model_validator
 from edgeprune.records.address import LOCAL
 from edgeprune.records.base import InputShape, Record
 from edgeprune.records.calibration import Sha256
-from edgeprune.records.measurement import Accuracy, Latency, Milliseconds
+from edgeprune.records.measurement import Accuracy, Cache, Latency, Milliseconds
+from edgeprune.records.settings import Settings
 from edgeprune.records.target import Precision, Runtime
 
 Scenario = Literal["single-stream", "multi-stream", "offline"]
@@ -52,8 +53,8 @@ class BenchRequest(Record):
     """The file that the runtime loads."""
     runtime: Runtime
     precision: Precision
-    threads: int = Field(ge=0, le=256)
-    """0 = one a core."""
+    settings: Settings = Settings()
+    """How the engine is run."""
     input_shape: InputShape
     images: tuple[str, ...] = ()
     """Image files; their place in this list, from 1, is the image id of the predictions. Empty only with a camera."""
@@ -218,7 +219,11 @@ class DeviceRun(Record):
     """Of the file that the runtime loaded, as the device had it."""
     threads: int = Field(ge=1)
     cold_start_ms: Milliseconds
-    """From a fresh process to the engine's first answer, imports left out."""
+    """From a fresh process to the engine's first answer, imports left out; `cache` says whether it had to compile."""
+    cache: Cache = "none"
+    """OpenVINO's cache of compiled models at that start."""
+    uncached_start_ms: Milliseconds | None = None
+    """The same start in another fresh process without the cache; None where the settings have none."""
     warm_up_s: Seconds
     held_images: int = Field(ge=0)
     """Images that the timed run drew from: held as pixels in memory. 0 with a camera."""

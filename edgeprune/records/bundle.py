@@ -9,6 +9,7 @@ from pydantic import Field
 from edgeprune.records.base import Record
 from edgeprune.records.calibration import Sha256
 from edgeprune.records.report import Row
+from edgeprune.records.settings import Settings
 from edgeprune.records.target import TargetProfile
 
 
@@ -50,6 +51,8 @@ class Bundle(Record):
     """Of the machine that it was measured on, as `uname -m` says; None in bundles from before it was written down."""
     precision: str
     """The precision that won on the target; the runtime is asked for it."""
+    settings: Settings | None = None
+    """How the runtime is told to run it: what won on the target. None in bundles from before settings were raced."""
     engine: str
     """The file among `files` that the runtime loads."""
     files: tuple[BundleFile, ...] = Field(min_length=1)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from edgeprune.records.base import Record
 from edgeprune.records.calibration import Sha256
+from edgeprune.records.settings import Settings
 
 Milliseconds = Annotated[float, Field(ge=0)]
+#: Whether a start compiled the model without a cache, into an empty one, or found it compiled.
+Cache = Literal["none", "empty", "warm"]
 
 
 class Latency(Record):
@@ -35,11 +38,15 @@ class Measurement(Record):
     precision: str
     """Arithmetic that the runtime was asked for."""
     threads: int = Field(ge=1)
+    settings: Settings = Settings()
+    """How the runtime was told to run it."""
     blocks_ms: tuple[tuple[Milliseconds, ...], ...]
     """Latency of every inference, one tuple a block, blocks in the order they ran."""
     latency_ms: Latency
     cold_start_ms: Milliseconds
     """From an empty process to the engine's first answer, imports left out."""
+    cache: Cache = "none"
+    """OpenVINO's cache of compiled models at that start."""
 
 
 class Tail(Record):

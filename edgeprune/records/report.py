@@ -7,6 +7,7 @@ from pydantic import Field
 from edgeprune.records.base import Record
 from edgeprune.records.figures import Candidate, LatencyPicture, LayerWidth, Origin, Sample
 from edgeprune.records.measurement import Accuracy, Comparison, Latency, Measurement, Parity
+from edgeprune.records.settings import Settings
 
 
 class Row(Record):
@@ -16,6 +17,8 @@ class Row(Record):
     """parent or pruned."""
     runtime: str
     precision: str
+    settings: Settings = Settings()
+    """How the runtime was told to run it."""
     map50_95: float
     map50: float
     latency_ms: Latency

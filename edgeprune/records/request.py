@@ -20,6 +20,7 @@ from edgeprune.records.base import InputShape, Record
 from edgeprune.records.benchmark import BenchRequest, DeviceAnswer, Prediction
 from edgeprune.records.device_info import DeviceInfo
 from edgeprune.records.report import BenchRun
+from edgeprune.records.settings import CoreNumber, Plugin, Settings
 from edgeprune.records.target import Precision, Runtime, TargetProfile
 
 #: Where a file lies now -> where it lies then.
@@ -40,13 +41,17 @@ class Engine(Record):
     precision: Precision
     file: str
     """What the runtime loads."""
-    threads: int = Field(default=0, ge=0, le=256)
-    """0 = one a core."""
+    settings: Settings = Settings()
+    """How it is run."""
 
     @classmethod
     def of(cls, profile: TargetProfile, name: str, precision: Precision, file: Path) -> Engine:
-        """An engine as a target runs it."""
-        return cls(name=name, runtime=profile.runtime, precision=precision, file=str(file), threads=profile.threads)
+        """An engine as a target runs it, before its settings were raced."""
+        return cls(name=name, runtime=profile.runtime, precision=precision, file=str(file), settings=profile.settings)
+
+    def run_with(self, settings: Settings, name: str | None = None) -> Engine:
+        """The same with other settings."""
+        return self.model_copy(update={"settings": settings, "name": name or self.name})
 
     @property
     def artifact(self) -> Path:
@@ -120,6 +125,9 @@ class AboutRequest(Record):
     kind: Literal["about"] = "about"
     runtime: Runtime
     precisions: tuple[Precision, ...]
+    plugin: Plugin = "CPU"
+    cores: tuple[CoreNumber, ...] = ()
+    """Cores that engines are to be held to: the device says whether it has them."""
 
     def moved(self, to: Moved) -> AboutRequest:
         return self
@@ -129,6 +137,8 @@ class AboutAnswer(Record):
     info: DeviceInfo
     lacking: dict[str, str]
     """Precision -> why it can't be had there."""
+    places: tuple[CoreNumber, ...] = ()
+    """Cores that an engine would be held to there, best first."""
 
 
 Request = BenchRequest | RaceRequest | PredictRequest | ComputeRequest | AboutRequest

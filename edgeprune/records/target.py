@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from edgeprune.records.address import FORM, LOCAL, NotAnAddressError, read_address
 from edgeprune.records.base import InputShape, Record
 from edgeprune.records.quantization import Scheme
+from edgeprune.records.settings import CoreNumber, Hint, Plugin, Settings, ThreadCount
 
 Runtime = Literal["onnxruntime", "openvino"]
-Precision = Literal["fp32", "bf16", "int8"]
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+#: Whether threads are held to cores: not at all, to cores that the device chooses (its fastest), or to these.
+Affinity = Literal["free", "pinned"] | tuple[CoreNumber, ...]
 
 #: Precisions that each runtime can be asked for here.
-PRECISIONS: dict[str, tuple[str, ...]] = {"onnxruntime": ("fp32", "int8"), "openvino": ("fp32", "bf16", "int8")}
+PRECISIONS: dict[str, tuple[str, ...]] = {
+    "onnxruntime": ("fp32", "fp16", "int8"), "openvino": ("fp32", "fp16", "bf16", "int8"),
+}  # fmt: skip
+#: Keys of a target that only one runtime has.
+ONLY = {"spinning": "onnxruntime", "plugin": "openvino", "hints": "openvino", "cache": "openvino"}
+#: Keys whose values are raced, all with all; one value may stand without its brackets.
+RACED = ("threads", "affinity", "spinning", "hints")
 
 
 class TargetProfile(Record):
@@ -34,8 +43,24 @@ class TargetProfile(Record):
     """What its kernels want of an INT8 graph."""
     channel_multiple: int = Field(default=8, ge=1, le=64)
     """Cut widths divide by it: odd widths are slower than the whole on most kernels."""
-    threads: int = Field(default=0, ge=0, le=256)
-    """Threads of one inference; 0 = as many as the machine has cores."""
+    threads: tuple[ThreadCount, ...] = Field(default=(0,), min_length=1)
+    """Threads of one inference, to race; 0 = as many as the machine has cores."""
+    affinity: tuple[Affinity, ...] = Field(default=("free",), min_length=1)
+    """Whether threads are held to cores, to race: `free`, `pinned` (the device's fastest cores, one thread each; those
+    that the system keeps apart, isolcpus, where there are any), or a list of core numbers."""
+    spinning: tuple[bool, ...] = Field(default=(True,), min_length=1)
+    """ONNX Runtime: whether idle threads wait in a loop, to race."""
+    plugin: Plugin = "CPU"
+    """OpenVINO: what computes: CPU, GPU (Intel's, integrated or not) or NPU."""
+    hints: tuple[Hint, ...] = Field(default=("latency",), min_length=1)
+    """OpenVINO: what it lays itself out for, to race."""
+    cache: bool = False
+    """OpenVINO: whether compiled models are kept on the device, so that the next start needn't compile."""
+
+    @field_validator(*RACED, mode="before")
+    @classmethod
+    def _alone(cls, value: Any) -> Any:
+        return value if isinstance(value, (list, tuple)) else (value,)
 
     @field_validator("device")
     @classmethod
@@ -51,6 +76,35 @@ class TargetProfile(Record):
         unknown = [p for p in self.precisions if p not in PRECISIONS[self.runtime]]
         if unknown or not self.precisions or len(set(self.precisions)) != len(self.precisions):
             raise ValueError(f"precisions of {self.runtime} are distinct ones of {', '.join(PRECISIONS[self.runtime])}")
+        for key, runtime in ONLY.items():
+            if runtime != self.runtime and getattr(self, key) != TargetProfile.model_fields[key].default:
+                raise ValueError(f"{key} is for {runtime}; {self.runtime} has nothing of the kind")
+        for key in RACED:
+            if len(set(getattr(self, key))) != len(getattr(self, key)):
+                raise ValueError(f"{key} to race are distinct")
+        if self.plugin != "CPU" and (self.threads != (0,) or self.affinity != ("free",)):
+            raise ValueError(f"threads and affinity are the CPU's; the plugin is {self.plugin}")
         if any(edge % 32 for edge in self.input_shape[2:]):
             raise ValueError("height and width of input_shape are multiples of 32 (the detector's largest stride)")
         return self
+
+    @property
+    def floating(self) -> Precision:
+        """The precision that the parent is scored in before anything is raced: FP32, where the target has it."""
+        if self.runtime == "onnxruntime" or "fp32" in self.precisions:
+            return "fp32"
+        return next((p for p in self.precisions if p != "int8"), "fp32")
+
+    @property
+    def settings(self) -> Settings:
+        """The first of what is raced: what an engine runs with until the race has decided."""
+        held = self.affinity[0] if isinstance(self.affinity[0], tuple) else ()
+        return Settings(
+            threads=self.threads[0], cores=held, spinning=self.spinning[0], plugin=self.plugin, hint=self.hints[0],
+            cache=self.cache,
+        )  # fmt: skip
+
+
+def own_file(runtime: str, precision: str) -> bool:
+    """Whether a float precision needs an engine file of its own, rather than a word to the runtime."""
+    return runtime == "onnxruntime" and precision == "fp16"

@@ -22,7 +22,9 @@ def show(found: Benchmark, console: Console) -> None:
     """Print latencies, what they were measured beside, and whether they count."""
     run, result = found.run, found.run.result
     place = "" if found.device == LOCAL else f" on {found.device}"
-    title = f"{found.target}{place}, {result.scenario}: {run.runtime}, {found.request.precision}, {run.threads} threads"
+    title = f"{found.target}{place}, {result.scenario}: {run.runtime}, {found.request.precision}"
+    settings = found.request.settings
+    title += f", {settings.words() if settings.threads or settings.plugin != 'CPU' else f'{run.threads} threads'}"
     if "emulated" in run.environment:
         title += ", emulated: times of no machine"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
@@ -79,7 +81,11 @@ def sentences(found: Benchmark) -> Iterator[str]:
             f"({run.caching.confidence:.0%} interval {run.caching.low:.2f} to {run.caching.high:.2f})"
         )
     peak = f", peak memory {run.peak_rss_bytes / 2**20:.0f} MiB" if run.peak_rss_bytes else ""
-    yield f"cold start {run.cold_start_ms:.0f} ms, warm-up {run.warm_up_s:.1f} s{peak}"
+    cache = {"none": "", "empty": " (the cache of compiled models was empty)", "warm": " (compiled before: warm cache)"}
+    started = f"cold start {run.cold_start_ms:.0f} ms{cache[run.cache]}"
+    if run.uncached_start_ms is not None:
+        started += f", {run.uncached_start_ms:.0f} ms without the cache"
+    yield f"{started}, warm-up {run.warm_up_s:.1f} s{peak}"
     heat = _by_name([reading.temperature_c for reading in run.readings])
     if heat:
         hottest = max(heat, key=lambda zone: max(heat[zone]))

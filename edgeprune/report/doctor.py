@@ -13,6 +13,7 @@ from edgeprune.errors import DeviceError
 from edgeprune.job import list_targets
 from edgeprune.machine import environment, installed
 from edgeprune.records.target import PRECISIONS
+from edgeprune.runtime.openvino import DRIVERS, lacks, missing_for
 from edgeprune.runtime.session import available
 from edgeprune.version import PYTHONS
 
@@ -51,6 +52,7 @@ def examine() -> list[Check]:
             except DeviceError:
                 continue  # said above: not installed
             checks.append(Check(why is None, f"{runtime} {precision}", why or "available"))
+    checks += _plugins()
     telemetry = os.environ.get("ORT_DISABLE_TELEMETRY")
     state = "off" if telemetry == "1" else f"ORT_DISABLE_TELEMETRY={telemetry}"
     checks.append(
@@ -63,4 +65,20 @@ def examine() -> list[Check]:
     checks.append(Check(free > 1e9, "free space here", f"{free / 1e9:.1f} GB"))
     names = list_targets()
     checks.append(Check(bool(names), "targets", ", ".join(names) or "none", "" if names else "write targets/NAME.yaml"))
+    return checks
+
+
+def _plugins() -> list[Check]:
+    """OpenVINO's GPU and NPU: what they can compute in, or what is missing of their driver."""
+    checks = []
+    for plugin in ("GPU", "NPU"):
+        try:
+            lacking = {precision: lacks(precision, plugin) for precision in PRECISIONS["openvino"]}
+        except DeviceError:
+            if "openvino" in installed("openvino"):
+                missing = ", ".join(missing_for(plugin)) or "OpenVINO finds none"
+                checks.append(Check(False, f"openvino {plugin}", f"missing: {missing}", DRIVERS[plugin]))
+            continue
+        had = [precision for precision, why in lacking.items() if why is None]
+        checks.append(Check(True, f"openvino {plugin}", ", ".join(had)))
     return checks

@@ -3,25 +3,28 @@
 Rules:
 - A session does what it was asked: the precision is set explicitly, and what the runtime or the hardware
   doesn't have is refused, never replaced.
+- Settings are honoured or refused (runtime/pinning.py for cores, runtime/openvino.py for OpenVINO).
 - Telemetry is off before a runtime is imported (edgeprune/__init__.py).
+- ONNX Runtime computes an FP16 file in FP16 where its kernels have it: on ARM CPUs with ARMv8.2's half precision
+  (`asimdhp`). Elsewhere it casts to FP32 and back, which is slower than FP32, so that FP16 is left out there.
 
-Sources: onnxruntime.SessionOptions; OpenVINO `hint.inference_precision` ('f32', 'bf16'), CPU plugin.
+Sources: onnxruntime.SessionOptions; ONNX Runtime docs, 'Thread management' (affinities count processors from 1, and
+leave the calling thread alone); MLAS' MlasFp16AccelerationSupported; Linux Documentation/arch/arm64/elf_hwcaps.
 """
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-
 from edgeprune.errors import DeviceError, EdgepruneError, missing_package
-from edgeprune.machine import cores
+from edgeprune.machine import cores, text
+from edgeprune.records.settings import Settings
+from edgeprune.runtime.openvino import OpenVinoSession, lacks, open_openvino_graph
+from edgeprune.runtime.pinning import first_core_for_me, pin
 from edgeprune.runtime.preprocess import Floats
-
-#: Precision -> what OpenVINO is told to compute in; what is float in a quantized graph computes in FP32.
-_OPENVINO_PRECISIONS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 
 
 class Session(Protocol):
@@ -30,9 +33,11 @@ class Session(Protocol):
     Attributes:
         runtime: Library and version.
         output_names: In the order in which `run` returns them.
+        cache: Whether a cache of compiled models was used at the start: none, empty, warm.
     """
 
     runtime: str
+    cache: str
     output_names: tuple[str, ...]
 
     def run(self, images: Floats) -> list[Floats]:
@@ -40,26 +45,27 @@ class Session(Protocol):
         ...
 
 
-def open_session(runtime: str, engine: Path, precision: str, threads: int) -> Session:
-    """Load an engine.
+def open_session(runtime: str, engine: Path, precision: str, settings: Settings = Settings()) -> Session:  # noqa: B008
+    """Load an engine. Where its settings hold it to cores, this process is held to them from here on.
 
     Args:
         runtime: onnxruntime or openvino.
         engine: The .onnx or .xml file.
-        precision: What to compute in: fp32, bf16, or int8 (a quantized graph; what is float in it computes in FP32).
-        threads: Threads of one inference; 0 = one a core.
+        precision: What to compute in: fp32, fp16, bf16, or int8 (a quantized graph; what is float in it computes in
+            FP32 on a CPU, in FP16 on GPU and NPU).
 
     Raises:
-        DeviceError: The runtime isn't installed, can't load the file, or hasn't the precision.
+        DeviceError: The runtime isn't installed, can't load the file, or hasn't the precision or the settings.
     """
-    openers: dict[str, Callable[[Path, str, int], Session]] = {
+    openers: dict[str, Callable[[Path, str, Settings], Session]] = {
         "onnxruntime": OnnxRuntimeSession,
         "openvino": OpenVinoSession,
     }
     if not engine.is_file():
         raise DeviceError("The engine's file doesn't exist.", where=engine)
     try:
-        return openers[runtime](engine, precision, threads or cores())
+        pin(settings.cores)
+        return openers[runtime](engine, precision, settings)
     except EdgepruneError:
         raise
     except Exception as error:  # each runtime has its own tree of errors, ONNX Runtime's under Exception alone
@@ -83,8 +89,13 @@ def open_unoptimised(model: bytes) -> Callable[[dict[str, Floats]], dict[str, Fl
     return lambda given: dict(zip(names, session.run(None, given), strict=True))
 
 
-def open_graph(runtime: str, engine: Path, precision: str) -> Callable[[dict[str, Floats]], dict[str, Floats]]:
-    """A graph with any inputs and outputs, optimised as an engine is.
+def open_graph(
+    runtime: str,
+    engine: Path,
+    precision: str,
+    settings: Settings = Settings(),  # noqa: B008
+) -> Callable[[dict[str, Floats]], dict[str, Floats]]:
+    """A graph with any inputs and outputs, optimised as an engine is; of the settings, only the plugin counts.
 
     Returns:
         Inputs by name -> outputs by name.
@@ -92,34 +103,39 @@ def open_graph(runtime: str, engine: Path, precision: str) -> Callable[[dict[str
     Raises:
         DeviceError: The runtime isn't installed, or can't load the file.
     """
-    if runtime == "onnxruntime":
-        ort = _import_onnxruntime()
-        session = ort.InferenceSession(str(engine), _quiet(ort), providers=["CPUExecutionProvider"])
-        names = [output.name for output in session.get_outputs()]
-        return lambda given: dict(zip(names, session.run(None, given), strict=True))
-    hint = {"INFERENCE_PRECISION_HINT": _OPENVINO_PRECISIONS[precision]}
-    compiled = _import_openvino().Core().compile_model(str(engine), "CPU", hint)
-
-    def run(given: dict[str, Floats]) -> dict[str, Floats]:
-        found = compiled(given)
-        return {name: found[port] for port in compiled.outputs for name in port.get_names()}
-
-    return run
+    if runtime == "openvino":
+        return open_openvino_graph(engine, precision, Settings(plugin=settings.plugin))
+    ort = _import_onnxruntime()
+    session = ort.InferenceSession(str(engine), _quiet(ort), providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return lambda given: dict(zip(names, session.run(None, given), strict=True))
 
 
-def available(runtime: str, precision: str) -> str | None:
-    """Why this machine can't run a precision of a runtime; None if it can.
+def available(runtime: str, precision: str, plugin: str = "CPU") -> str | None:
+    """Why this machine can't run a precision of a runtime; None if it can. Imports the runtime.
 
     Raises:
-        DeviceError: The runtime isn't installed.
+        DeviceError: The runtime isn't installed, or the plugin of OpenVINO's isn't there.
     """
-    if runtime == "onnxruntime":
-        _import_onnxruntime()
-        return None
-    core = _import_openvino().Core()
-    capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    name = {"fp32": "FP32", "bf16": "BF16", "int8": "INT8"}[precision]
-    return None if name in capabilities else f"this CPU has no {name} (OpenVINO reports {', '.join(capabilities)})"
+    if runtime == "openvino":
+        return lacks(precision, plugin)
+    _import_onnxruntime()
+    return no_fp16(platform.machine(), text(Path("/proc/cpuinfo")) or "") if precision == "fp16" else None
+
+
+def no_fp16(machine: str, cpuinfo: str) -> str | None:
+    """Why ONNX Runtime can't compute in FP16 on a processor; None if it can.
+
+    Args:
+        machine: As platform.machine() says it.
+        cpuinfo: The text of /proc/cpuinfo.
+    """
+    if machine != "aarch64":
+        return f"ONNX Runtime has FP16 kernels for ARM CPUs only; on {machine} it would compute in FP32 all the same"
+    flags = {flag for line in cpuinfo.splitlines() if line.startswith("Features") for flag in line.split()}
+    if "asimdhp" not in flags:
+        return "this CPU has no FP16 arithmetic (no asimdhp in /proc/cpuinfo; ARMv8.2 brought it)"
+    return None
 
 
 def _quiet(ort: Any) -> Any:
@@ -131,44 +147,26 @@ def _quiet(ort: Any) -> Any:
 class OnnxRuntimeSession:
     """ONNX Runtime on the CPU."""
 
-    def __init__(self, engine: Path, precision: str, threads: int) -> None:
+    cache = "none"
+
+    def __init__(self, engine: Path, precision: str, settings: Settings) -> None:
         ort = _import_onnxruntime()
         options = _quiet(ort)
+        threads = settings.threads or len(settings.cores) or cores()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
+        options.add_session_config_entry("session.intra_op.allow_spinning", "1" if settings.spinning else "0")
+        if settings.cores and threads > 1:  # the calling thread, the first of them, isn't in the list
+            others = ";".join(str(core + 1) for core in settings.cores[1:threads])
+            options.add_session_config_entry("session.intra_op_thread_affinities", others)
         self._session = ort.InferenceSession(str(engine), options, providers=["CPUExecutionProvider"])
+        first_core_for_me(settings.cores)
         self._input = self._session.get_inputs()[0].name
         self.runtime = f"onnxruntime {ort.__version__}"
         self.output_names = tuple(output.name for output in self._session.get_outputs())
 
     def run(self, images: Floats) -> list[Floats]:
         return list(self._session.run(None, {self._input: images}))
-
-
-class OpenVinoSession:
-    """OpenVINO on the CPU, one inference at a time."""
-
-    def __init__(self, engine: Path, precision: str, threads: int) -> None:
-        ov = _import_openvino()
-        settings = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": _OPENVINO_PRECISIONS[precision],
-            "INFERENCE_NUM_THREADS": threads,
-        }
-        why = available("openvino", precision)
-        if why:
-            raise DeviceError("The precision can't be had.", where=engine, expected=precision, got=why)
-        self._compiled = ov.Core().compile_model(str(engine), "CPU", settings)
-        self._request = self._compiled.create_infer_request()
-        self.runtime = f"openvino {ov.__version__.split('-')[0]}"
-        self.output_names = tuple(
-            output.get_any_name() if output.get_names() else output.node.friendly_name
-            for output in self._compiled.outputs
-        )
-
-    def run(self, images: Floats) -> list[Floats]:
-        results = self._request.infer(images, share_inputs=True)
-        return [np.array(results[i], dtype=np.float32) for i in range(len(self.output_names))]
 
 
 def _import_onnxruntime():  # type: ignore[no-untyped-def]
@@ -178,11 +176,3 @@ def _import_onnxruntime():  # type: ignore[no-untyped-def]
         raise missing_package("onnxruntime", "onnxruntime") from error
     onnxruntime.disable_telemetry_events()
     return onnxruntime
-
-
-def _import_openvino():  # type: ignore[no-untyped-def]
-    try:
-        import openvino
-    except ImportError as error:
-        raise missing_package("openvino", "openvino") from error
-    return openvino

@@ -1,11 +1,14 @@
-"""The stages of a build: what makes a model (make.py), what judges it (judge.py), what shows it (page.py)."""
+"""The stages of a build: what makes a model (make.py), how it is run (tune.py), what judges it (judge.py) and shows it
+(page.py)."""
 
 from edgeprune.stages.common import reach
 from edgeprune.stages.judge import bench, bundle, report, verify
 from edgeprune.stages.make import admit, calibrate, export, finetune, price, prune, swap
 from edgeprune.stages.page import page
+from edgeprune.stages.tune import tune
 
 __all__ = [
     "admit", "bench", "bundle", "calibrate", "export", "finetune", "page", "price", "prune", "reach", "report", "swap",
+    "tune",
     "verify",
 ]  # fmt: skip

@@ -6,9 +6,11 @@ from collections.abc import Container
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgeprune.errors import DeviceError
 from edgeprune.job import Job
 from edgeprune.machine import installed
 from edgeprune.records.request import Engine
+from edgeprune.records.target import own_file
 
 if TYPE_CHECKING:
     from edgeprune.runtime.preprocess import Floats
@@ -23,22 +25,40 @@ QUANTIZED = "quantized"
 
 
 def reach(job: Job) -> None:
-    """The device answers and has the target's runtime: known before hours of training rather than after them.
+    """The device answers and has the target's runtime, its plugin and its cores: known before hours of training rather
+    than after them.
 
     Raises:
         DeviceError: It doesn't, or hasn't.
     """
     job.bench.versions(job.profile.runtime)
+    listed = {core for cores in job.profile.affinity if isinstance(cores, tuple) for core in cores}
+    if job.profile.plugin != "CPU" or listed or "fp32" not in job.profile.precisions:
+        from edgeprune.bench.ask import about
+
+        profile = job.profile
+        missing = about(job.bench, profile.runtime, profile.precisions, profile.plugin, sorted(listed)).lacking
+        if not [p for p in profile.precisions if p != "int8" and p not in missing]:
+            raise DeviceError(
+                "The device has none of the target's float precisions, and the parent needs one.",
+                where=job.bench.address, expected=", ".join(profile.precisions),
+                got="; ".join(f"{precision}: {why}" for precision, why in missing.items()),
+                next_step="precisions of the target",
+            )  # fmt: skip
 
 
-def folder_of(variant: str, precision: str) -> str:
-    """Folder under engines/ that holds an engine; arithmetic in floating point shares one file."""
-    return QUANTIZED if precision == "int8" else variant
+def folder_of(job: Job, variant: str, precision: str) -> str:
+    """Folder under engines/ that holds an engine; arithmetic in floating point shares one file where it can."""
+    if precision == "int8":
+        return QUANTIZED
+    return f"{variant}-{precision}" if own_file(job.profile.runtime, precision) else variant
 
 
 def folders(job: Job) -> tuple[str, ...]:
     """The folders under engines/ that a job has."""
-    return (*VARIANTS, QUANTIZED) if job.int8 else VARIANTS
+    own = [p for p in job.profile.precisions if own_file(job.profile.runtime, p)]
+    more = [folder_of(job, variant, precision) for variant in VARIANTS for precision in own]
+    return (*VARIANTS, *more, QUANTIZED) if job.int8 else (*VARIANTS, *more)
 
 
 def artifact(folder: Path) -> Path:
@@ -55,7 +75,7 @@ def engines(job: Job, lacking: Container[str]) -> list[Engine]:
         for precision in job.profile.precisions:
             if precision in lacking or (variant == "parent" and precision == "int8"):
                 continue  # the parent is float: INT8 is one of the things that the build brings
-            made = artifact(job.shop / f"engines/{folder_of(variant, precision)}")
+            made = artifact(job.shop / f"engines/{folder_of(job, variant, precision)}")
             found.append(Engine.of(job.profile, f"{variant} {precision}", precision, engine_file(made)))
     return found
 
@@ -64,12 +84,12 @@ def lacking(job: Job) -> dict[str, str]:
     """Precision -> why the device can't run it, of those that the target asks for."""
     from edgeprune.bench.ask import about
 
-    return about(job.bench, job.profile.runtime, job.profile.precisions).lacking
+    return about(job.bench, job.profile.runtime, job.profile.precisions, job.profile.plugin).lacking
 
 
 def engine_files(job: Job) -> dict[str, Any]:
-    """What a stage that runs engines reads."""
-    profile = job.profile.model_dump(include={"runtime", "precisions", "threads", "input_shape", "device"})
+    """What a stage that runs engines reads; settings, which only latency depends on, are for tune and bench to add."""
+    profile = job.profile.model_dump(include={"runtime", "precisions", "plugin", "input_shape", "device"})
     there = job.bench.versions(job.profile.runtime)
     return {"profile": profile, "there": there, **{name: job.shop / f"engines/{name}" for name in folders(job)}}
 

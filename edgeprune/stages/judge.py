@@ -18,6 +18,7 @@ from edgeprune.records import (
     PrunePlan,
     Report,
     Row,
+    Tune,
     VerifyRun,
     files,
     read_json,
@@ -37,6 +38,7 @@ from edgeprune.stages.common import (
     versions,
 )
 from edgeprune.stages.page import figures
+from edgeprune.stages.tune import tuned
 from edgeprune.version import __version__
 
 
@@ -60,7 +62,7 @@ def verify(job: Job, model: ModelFiles, again: bool = False) -> None:
                 parities.append(
                     check_steps(
                         engine.name, model.checkpoint, model.quantization, job.shop / "mixed.onnx", engine.runtime,
-                        pixels, job.bench, job.architecture,
+                        pixels, job.bench, job.architecture, engine.settings,
                     )
                 )  # fmt: skip
             else:
@@ -94,15 +96,16 @@ def bench(job: Job, again: bool = False) -> None:
 
         missing = lacking(job)
         run = race(
-            job.bench, engines(job, missing), probe_images(job), job.profile.input_shape, seed=job.recipe.seed,
-            rounds=ROUNDS, on_round=lambda done, total: job.shop.listener.progress("bench", done, total),
+            job.bench, tuned(job, engines(job, missing)), probe_images(job), job.profile.input_shape,
+            seed=job.recipe.seed, rounds=ROUNDS,
+            on_round=lambda done, total: job.shop.listener.progress("bench", done, total),
         )  # fmt: skip
         left_out = tuple(f"{precision}: {why}" for precision, why in missing.items())
         write_json(work / "bench.json", run.model_copy(update={"left_out": left_out}))
 
     job.shop.stage(
         "bench", act,
-        reads={**engine_files(job), "data": job.sha256["data"]},
+        reads={**engine_files(job), "tuned": job.shop / "tune.json", "data": job.sha256["data"]},
         makes=("bench.json",), force=again,
     )  # fmt: skip
 
@@ -122,10 +125,10 @@ def report(job: Job, again: bool = False) -> Report:
         accuracy = {a.engine: a for a in checked.accuracy}
         rows = tuple(
             Row(
-                variant=variant, runtime=m.runtime, precision=m.precision,
+                variant=variant, runtime=m.runtime, precision=m.precision, settings=m.settings,
                 map50_95=accuracy[m.engine].map50_95, map50=accuracy[m.engine].map50, latency_ms=m.latency_ms,
                 macs=round(plan.macs[index]), parameters=plan.parameters[index],
-                bytes=_size(job.shop / f"engines/{folder_of(variant, m.precision)}"),
+                bytes=_size(job.shop / f"engines/{folder_of(job, variant, m.precision)}"),
             )
             for index, variant in enumerate(VARIANTS)
             for m in of[variant]
@@ -150,6 +153,7 @@ def report(job: Job, again: bool = False) -> Report:
         reads={
             "bench": job.shop / "bench.json", "verify": job.shop / "verify.json", "plan": job.shop / "plan.json",
             "goal": job.recipe.goal.model_dump(), "inputs": job.sha256, "predictions": job.shop / "predictions",
+            "tune": job.shop / "tune.json",
             **{name: job.shop / name for name in ("mixed.json", "activation.json") if (job.shop / name).exists()},
         },
         makes=("report.json", "samples"), force=again,
@@ -175,13 +179,14 @@ def bundle(job: Job, report: Report) -> None:
         build, parent = report.verdict.comparison.build, report.verdict.comparison.parent
         row = {f"{r.variant} {r.precision}": r for r in report.rows}
         graph = job.shop / ("mixed.onnx" if row[build].precision == "int8" else "pruned.onnx")
-        shutil.copytree(job.shop / f"engines/{folder_of('pruned', row[build].precision)}", made)
+        shutil.copytree(job.shop / f"engines/{folder_of(job, 'pruned', row[build].precision)}", made)
         specs = tensor_specs(graph)
         manifest = Bundle(
             target=job.target,
             profile=job.profile,
             architecture=report.environment["machine"],
             precision=row[build].precision,
+            settings=row[build].settings,
             engine=engine_file(artifact(made)).relative_to(made).as_posix(),
             files=tuple(
                 BundleFile(path=p.relative_to(made).as_posix(), sha256=files.sha256_file(p), bytes=p.stat().st_size)
@@ -218,6 +223,7 @@ def _notes(job: Job) -> tuple[str, ...]:
         )
     if job.int8:
         notes.append(read_json(job.shop / "mixed.json", Mixed, EdgepruneError).sentence())
+    notes += read_json(job.shop / "tune.json", Tune, EdgepruneError).sentences()
     return tuple(notes)
 
 

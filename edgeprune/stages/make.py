@@ -13,8 +13,9 @@ from pathlib import Path
 from edgeprune.job import Job
 from edgeprune.records import files
 from edgeprune.records.model import ModelFiles
+from edgeprune.records.target import own_file
 from edgeprune.schedule import Phase
-from edgeprune.stages.common import versions
+from edgeprune.stages.common import folder_of, versions
 
 
 def admit(job: Job) -> ModelFiles:
@@ -76,7 +77,7 @@ def price(job: Job, phase: Phase, model: ModelFiles) -> None:
 
         export_onnx(model.checkpoint, work / "whole.onnx", *job.image_size, {})
         made = build_engine(job.profile.runtime, work / "whole.onnx", work, job.architecture)
-        engine = Engine.of(job.profile, "whole", "fp32", engine_file(made))
+        engine = Engine.of(job.profile, "whole", job.profile.floating, engine_file(made))
         results = detections(job.bench, engine, job.data.splits["val"], job.profile.input_shape)
         write_json(work / "activation.json", score(job.recipe.activation, job.data, results))
 
@@ -258,6 +259,9 @@ def export(job: Job, model: ModelFiles, again: bool = False) -> None:
             makes=(f"{variant}.onnx",), force=again,
         )  # fmt: skip
         to_engine(job, variant, f"{variant}.onnx", again)
+        for precision in job.profile.precisions:
+            if own_file(job.profile.runtime, precision):
+                to_engine(job, folder_of(job, variant, precision), f"{variant}.onnx", again, half=True)
     if job.int8:
         export_quantized(job, model, again)
 
@@ -313,7 +317,7 @@ def export_quantized(job: Job, model: ModelFiles, again: bool = False) -> None:
     to_engine(job, "quantized", "mixed.onnx", again)
 
 
-def to_engine(job: Job, name: str, onnx_file: str, again: bool) -> None:
+def to_engine(job: Job, name: str, onnx_file: str, again: bool, half: bool = False) -> None:
     """engines/NAME: what the target's runtime loads."""
 
     def act(work: Path) -> None:
@@ -323,11 +327,17 @@ def to_engine(job: Job, name: str, onnx_file: str, again: bool) -> None:
             refuse_misread(job.shop / onnx_file, job.profile.runtime, job.architecture)
         folder = work / "engines" / name
         folder.mkdir(parents=True)
-        build_engine(job.profile.runtime, job.shop / onnx_file, folder, job.architecture, quantized=name == "quantized")
+        build_engine(
+            job.profile.runtime, job.shop / onnx_file, folder, job.architecture, quantized=name == "quantized",
+            half=half,
+        )  # fmt: skip
 
     job.shop.stage(
         f"export {name} to {job.profile.runtime}", act,
-        reads={"onnx": job.shop / onnx_file, "architecture": job.architecture, **versions(job.profile.runtime)},
+        reads={
+            "onnx": job.shop / onnx_file, "architecture": job.architecture, "half": half,
+            **versions(job.profile.runtime),
+        },
         makes=(f"engines/{name}",), force=again,
     )  # fmt: skip
 

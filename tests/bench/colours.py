@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from edgeprune.records import Bundle, BundleFile, Latency, Lineage, TargetProfile, TensorSpec, write_json
+from edgeprune.records import Bundle, BundleFile, Latency, Lineage, Settings, TargetProfile, TensorSpec, write_json
 from edgeprune.records.files import sha256_file
 from edgeprune.records.report import Row
 from tests.scenes import NAMES, SIZE
@@ -58,7 +58,9 @@ def detector(file: Path) -> Path:
     return file
 
 
-def bundle(folder: Path, *, architecture: str | None = None, runtime: str | None = None) -> Path:
+def bundle(
+    folder: Path, *, architecture: str | None = None, runtime: str | None = None, settings: Settings | None = None
+) -> Path:
     """A bundle of that detector for the target 'colours', as `stages.bundle` writes one."""
     import onnxruntime
 
@@ -70,6 +72,7 @@ def bundle(folder: Path, *, architecture: str | None = None, runtime: str | None
     )  # fmt: skip
     manifest = Bundle(
         target="colours", architecture=architecture or platform.machine(), precision="fp32", engine="model.onnx",
+        settings=settings,
         profile=TargetProfile(description="d", runtime="onnxruntime", input_shape=(1, 3, SIZE, SIZE), threads=1),
         files=(BundleFile(path="model.onnx", sha256=sha256_file(engine), bytes=engine.stat().st_size),),
         input=TensorSpec(name="images", shape=(1, 3, SIZE, SIZE), dtype="float32"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 
 from edgeprune.bench.bundle import differences, open_bundle, refuse_architecture
 from edgeprune.errors import BundleError, EdgepruneError, RecipeError
-from edgeprune.records import Benchmark, read_json
+from edgeprune.records import Benchmark, Settings, read_json
 from edgeprune.records.dataset import read_dataset
 from edgeprune.train.evaluate import score
 from tests.bench import faults
@@ -77,6 +78,31 @@ def test_throttle_bit_that_appears_during_the_run_voids_it(tmp_path: Path, data:
     assert readings[-1] == 0x40004
     assert readings.count(0x40004) >= 2  # seen while it ran, not only after it
     assert len(found.run.result.query_ms) >= 64  # the figures stay, beside the reason
+
+
+def test_a_bundle_runs_with_the_settings_that_won(tmp_path: Path, data: Path) -> None:
+    core = min(os.sched_getaffinity(0))
+    won = Settings(threads=1, cores=(core,), spinning=False)
+    made, out = bundle(tmp_path / "bundle", settings=won), tmp_path / "out.json"
+    done = bench("colours", "--bundle", made, "--data", data, "--duration", "0.5s", "--sustained", "--out", out)
+    found = read_json(out, Benchmark, EdgepruneError)
+    assert found.request.settings == won
+    assert found.run.threads == 1
+    assert f"1 thread, on core {core}, not spinning" in done.stdout
+    if found.run.cpu is not None:  # what it was held to is what counts as its own
+        assert found.run.cpu.available_s == pytest.approx(found.run.result.duration_s, rel=0.05)
+
+
+def test_a_bundle_from_before_settings_were_raced_runs_as_its_target_says(tmp_path: Path, data: Path) -> None:
+    made, out = bundle(tmp_path / "bundle"), tmp_path / "out.json"
+    manifest = json.loads((made / "manifest.json").read_text())
+    del manifest["settings"], manifest["measured"]["settings"], manifest["parent"]["settings"]
+    manifest["profile"] = {k: manifest["profile"][k] for k in ("description", "runtime", "input_shape")} | {
+        "threads": 1
+    }
+    (made / "manifest.json").write_text(json.dumps(manifest))
+    bench("colours", "--bundle", made, "--data", data, "--duration", "0.5s", "--sustained", "--out", out)
+    assert read_json(out, Benchmark, EdgepruneError).request.settings == Settings(threads=1)
 
 
 def test_changed_file_is_refused(tmp_path: Path, data: Path) -> None:

@@ -31,7 +31,7 @@ QUICK = {"min_duration_s": 0.5, "min_queries": 10, "quick": True, "energy_s": 0.
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     engine = detector(tmp_path_factory.mktemp("camera") / "model.onnx")
     return {
-        "engine": str(engine), "runtime": "onnxruntime", "precision": "fp32", "threads": 1,
+        "engine": str(engine), "runtime": "onnxruntime", "precision": "fp32", "settings": {"threads": 1},
         "input_shape": (1, 3, SIZE, SIZE), "camera": PATTERN, "load": QUICK,
     }  # fmt: skip
 

@@ -19,7 +19,7 @@ from edgeprune.bench.device import hold
 from edgeprune.bench.early_stopping import estimate
 from edgeprune.bench.local import LocalBench
 from edgeprune.errors import DeviceError
-from edgeprune.records import BenchRequest, DeviceAnswer, read_json, write_json
+from edgeprune.records import BenchRequest, DeviceAnswer, Settings, read_json, write_json
 from edgeprune.records.dataset import read_dataset
 from edgeprune.runtime.predict import predict
 from edgeprune.runtime.session import open_session
@@ -36,7 +36,8 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("device")
     images = read_dataset(draw(folder / "data", "detect")).splits["val"]
     return {
-        "engine": str(detector(folder / "model.onnx")), "runtime": "onnxruntime", "precision": "fp32", "threads": 1,
+        "engine": str(detector(folder / "model.onnx")), "runtime": "onnxruntime", "precision": "fp32",
+        "settings": {"threads": 1},
         "input_shape": (1, 3, SIZE, SIZE), "images": tuple(str(image) for image in images),
     }  # fmt: skip
 
@@ -61,7 +62,7 @@ def asked(
 
 def test_answers_of_the_timed_run_are_the_engines(tmp_path: Path, inputs: dict[str, Any]) -> None:
     answer = asked(tmp_path, inputs, sensors_root=str(plant(tmp_path / "pi", RASPBERRY_PI_5)))
-    session = open_session("onnxruntime", Path(inputs["engine"]), "fp32", 1)
+    session = open_session("onnxruntime", Path(inputs["engine"]), "fp32", Settings(threads=1))
     expected = predict(session, [Path(image) for image in inputs["images"]], inputs["input_shape"])
     assert len(expected) > 100
     assert json.loads(answer.model_dump_json())["predictions"] == json.loads(json.dumps(expected))
@@ -141,6 +142,18 @@ def test_peak_memory_is_the_commands_own_not_its_parents(tmp_path: Path, inputs:
     assert 20 << 20 < answer.run.peak_rss_bytes < 500 << 20
     assert {prediction.image_id for prediction in answer.predictions} == {1}  # paths are relative to the request
     assert any(note.startswith("energy: no power sensor") for note in answer.run.notes)
+
+
+def test_a_cold_start_says_whether_the_model_was_compiled_before_and_how_long_it_takes_otherwise(
+    tmp_path: Path, inputs: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    cached = {"runtime": "openvino", "settings": {"threads": 1, "cache": True}}
+    runs = [asked(tmp_path, inputs, **cached).run for _ in range(2)]
+    assert [run.cache for run in runs] == ["empty", "warm"]
+    assert all(run.uncached_start_ms is not None and run.uncached_start_ms > 0 for run in runs)
+    without = asked(tmp_path, inputs, runtime="openvino").run
+    assert (without.cache, without.uncached_start_ms) == ("none", None)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 
 from edgeprune.bench.measure import compare, measure, summarise
 from edgeprune.errors import DeviceError
-from edgeprune.records import Measurement
+from edgeprune.records import Measurement, Settings
 from edgeprune.records.request import Engine
 
 
@@ -34,7 +34,7 @@ def net(file: Path, layers: int, width: int = 16) -> Path:
 
 
 def engine(name: str, file: Path) -> Engine:
-    return Engine(name=name, runtime="onnxruntime", precision="fp32", file=str(file), threads=1)
+    return Engine(name=name, runtime="onnxruntime", precision="fp32", file=str(file), settings=Settings(threads=1))
 
 
 IMAGES = np.random.default_rng(0).random((2, 3, 32, 32), dtype=np.float32)

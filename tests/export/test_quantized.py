@@ -22,7 +22,7 @@ from edgeprune.export.onnx import export_onnx
 from edgeprune.export.qdq import Graph, as_float, export_qdq
 from edgeprune.export.steps import check_steps
 from edgeprune.quant.calibrate import calibrate
-from edgeprune.records import Quantization, Scheme, write_json
+from edgeprune.records import Quantization, Scheme, Settings, write_json
 from edgeprune.runtime.session import open_session, open_unoptimised
 from edgeprune.yolo.blocks import float_layers
 from edgeprune.yolo.checkpoint import pack
@@ -238,7 +238,7 @@ def test_engines_open_and_agree(every: Built, tmp_path: Path) -> None:
     for runtime in ("onnxruntime", "openvino"):
         (tmp_path / runtime).mkdir()
         made = build_engine(runtime, every.file, tmp_path / runtime, quantized=True)
-        outputs.append(open_session(runtime, engine_file(made), "int8", 1).run(PIXELS[:1])[0])
+        outputs.append(open_session(runtime, engine_file(made), "int8", Settings(threads=1)).run(PIXELS[:1])[0])
     noise = np.abs(run(every.model) - run(onnx.load(every.float_file))).mean()
     assert np.abs(outputs[0] - outputs[1]).mean() < noise  # one graph: closer to each other than it is to float
 

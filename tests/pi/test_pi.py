@@ -20,7 +20,7 @@ import yaml
 from edgeprune.bench import ask
 from edgeprune.errors import DeviceError
 from edgeprune.export.qdq import Graph
-from edgeprune.records import Benchmark, Bundle, BundleFile, read_json, write_json
+from edgeprune.records import Benchmark, Bundle, BundleFile, Settings, read_json, write_json
 from edgeprune.records.files import sha256_file
 from edgeprune.records.installation import Installation
 from edgeprune.records.request import Engine
@@ -42,7 +42,7 @@ PYTHON = f"{ROOT}/current/bin/python"
 #: Images whose values are compared.
 COMPARED = 2
 #: One thread: two that wait for each other under an emulator beside a neighbour take many times as long.
-THREADS = 1
+ALONE = Settings(threads=1)
 TIMEOUT_S = 900
 
 
@@ -147,11 +147,11 @@ def test_map_there_is_within_a_fifth_of_a_point_of_x86s(pi: Pi, installed: str, 
     if (pi.kind, detector.name) == ("pi4", "cells"):
         pytest.skip("left out: an emulated Pi 4 takes seconds for an image of 320 px; rectangles are scored on it")
     images = detector.data.splits["val"]
-    engine = Engine(name="it", runtime="onnxruntime", precision="int8", file=str(detector.pi), threads=THREADS)
+    engine = Engine(name="it", runtime="onnxruntime", precision="int8", file=str(detector.pi), settings=ALONE)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", str(pi.host))
         there = score("there", detector.data, ask.detections(SshBench(pi.address), engine, images, detector.shape))
-    session = open_session("onnxruntime", detector.here, "int8", THREADS)
+    session = open_session("onnxruntime", detector.here, "int8", ALONE)
     here = score("here", detector.data, predict(session, images, detector.shape))
     assert here.map50_95 > 0.2
     assert there.map50_95 == pytest.approx(here.map50_95, abs=0.002)
@@ -186,7 +186,7 @@ def bundled(detector: Detector, folder: Path, device: str) -> Path:
     made = bundle(folder, architecture="aarch64")
     shutil.copy(detector.pi, made / "model.onnx")
     manifest = read_json(made / "manifest.json", Bundle, DeviceError)
-    changed = {"runtime": "onnxruntime", "device": device, "input_shape": detector.shape, "threads": THREADS}
+    changed = {"runtime": "onnxruntime", "device": device, "input_shape": detector.shape, "threads": (1,)}
     file = BundleFile(
         path="model.onnx", sha256=sha256_file(made / "model.onnx"), bytes=detector.pi.stat().st_size
     )  # fmt: skip

@@ -52,7 +52,7 @@ def built(tmp_path_factory: pytest.TempPathFactory, shared: Path, cells: DataSet
 def accuracy(graph: Path, runtime: str, data: DataSet, folder: Path, *, quantized: bool) -> float:
     folder.mkdir()
     engine = engine_file(build_engine(runtime, graph, folder, quantized=quantized))
-    session = open_session(runtime, engine, "int8" if quantized else "fp32", 0)
+    session = open_session(runtime, engine, "int8" if quantized else "fp32")
     return score("", data, predict(session, data.splits["val"], SHAPE)).map50_95
 
 

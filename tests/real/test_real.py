@@ -43,7 +43,7 @@ def test_map_on_the_runtimes_is_the_stock_validators(shared: Path, tmp_path: Pat
     for runtime in ("onnxruntime", "openvino"):
         folder = tmp_path / runtime
         folder.mkdir()
-        session = open_session(runtime, engine_file(build_engine(runtime, tmp_path / "m.onnx", folder)), "fp32", 0)
+        session = open_session(runtime, engine_file(build_engine(runtime, tmp_path / "m.onnx", folder)), "fp32")
         results = predict(session, dataset.splits["val"], (1, 3, 320, 320))
         assert abs(validators_map(dataset, results) - stock.box.map) <= POINTS, runtime
         if "bccd" in data:

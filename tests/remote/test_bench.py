@@ -20,7 +20,7 @@ from edgeprune.bench import ask
 from edgeprune.bench.local import LocalBench
 from edgeprune.bench.store import DAY_S, clean, unpack
 from edgeprune.errors import DeviceError, ExitCode
-from edgeprune.records import Benchmark, BenchRequest, read_json
+from edgeprune.records import Benchmark, BenchRequest, Settings, read_json
 from edgeprune.records.dataset import read_dataset
 from edgeprune.records.files import sha256_file
 from edgeprune.records.request import Engine
@@ -43,7 +43,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ...]:
 @pytest.fixture
 def engine(tmp_path: Path) -> Engine:
     file = detector(tmp_path / "model.onnx")
-    return Engine(name="colours", runtime="onnxruntime", precision="fp32", file=str(file), threads=1)
+    return Engine(name="colours", runtime="onnxruntime", precision="fp32", file=str(file), settings=Settings(threads=1))
 
 
 @pytest.fixture
@@ -107,7 +107,8 @@ def test_an_openvino_engine_travels_with_its_folder(ready: Board, tmp_path: Path
 
     (tmp_path / "made").mkdir()
     made = build_openvino(detector(tmp_path / "model.onnx"), tmp_path / "made", build_engine)
-    engine = Engine(name="o", runtime="openvino", precision="fp32", file=str(engine_file(made)), threads=1)
+    one = Settings(threads=1)
+    engine = Engine(name="o", runtime="openvino", precision="fp32", file=str(engine_file(made)), settings=one)
     there = ask.detections(SshBench(ready.address), engine, images, SHAPE)
     assert there == ask.detections(LocalBench(), engine, images, SHAPE)
     assert sha256_file(made) in stored(ready)
@@ -137,7 +138,7 @@ def test_a_runtime_that_is_not_there_is_said_with_the_command(board: Board) -> N
 def test_a_connection_that_breaks_off_is_opened_again(ready: Board, engine: Engine, images: tuple[Path, ...]) -> None:
     """The cable is pulled while the device measures: it stops, and is asked again."""
     request = BenchRequest(
-        engine=engine.file, runtime="onnxruntime", precision="fp32", threads=1, input_shape=SHAPE,
+        engine=engine.file, runtime="onnxruntime", precision="fp32", settings=Settings(threads=1), input_shape=SHAPE,
         images=tuple(map(str, images)), load={"min_duration_s": 3, "quick": True, "sustained": True},
     )  # fmt: skip
     cut = threading.Event()
@@ -160,7 +161,7 @@ def test_a_connection_that_breaks_off_is_opened_again(ready: Board, engine: Engi
 
 def test_two_measurements_on_one_machine_wait_for_each_other(engine: Engine, images: tuple[Path, ...]) -> None:
     request = BenchRequest(
-        engine=engine.file, runtime="onnxruntime", precision="fp32", threads=1, input_shape=SHAPE,
+        engine=engine.file, runtime="onnxruntime", precision="fp32", settings=Settings(threads=1), input_shape=SHAPE,
         images=tuple(map(str, images)), load={"min_duration_s": 2, "quick": True},
     )  # fmt: skip
     said: list[str] = []

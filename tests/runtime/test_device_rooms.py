@@ -15,6 +15,7 @@ DEVICE_ROOMS = (
     "edgeprune.kit.build_engine", "edgeprune.bench.board", "edgeprune.bench.sensors", "edgeprune.bench.store",
     "edgeprune.bench.answer", "edgeprune.bench.ask", "edgeprune.records.request", "edgeprune.records.fleet_profile",
     "edgeprune.bench.caching", "edgeprune.bench.camera", "edgeprune.bench.tail",
+    "edgeprune.bench.candidates", "edgeprune.bench.places", "edgeprune.runtime.openvino", "edgeprune.runtime.pinning",
 )  # fmt: skip
 
 BLOCK = """

@@ -41,8 +41,8 @@ class _Caching(_Wrapped):
         return self._known[key]
 
 
-def _open(runtime, engine, precision, threads):
-    opened = _open_session(runtime, engine, precision, threads)
+def _open(runtime, engine, precision, *settings):
+    opened = _open_session(runtime, engine, precision, *settings)
     for fault, wrap in (("FAULT_TAIL", _SlowTail), ("FAULT_CACHE", _Caching)):
         if os.environ.get(fault) == engine.name:
             opened = wrap(opened)

@@ -1,0 +1,177 @@
+"""Settings in a build: raced for parent and build, the fastest kept, the others with figures, done once."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import onnx
+import openvino
+import pytest
+
+import edgeprune
+from edgeprune import stages
+from edgeprune.bench import ask
+from edgeprune.bench.local import LocalBench
+from edgeprune.errors import DeviceError, EdgepruneError
+from edgeprune.job import plan_job
+from edgeprune.records import (
+    BenchRun,
+    Bundle,
+    Goal,
+    Recipe,
+    Report,
+    Settings,
+    TargetProfile,
+    Tune,
+    VerifyRun,
+    read_json,
+)
+from edgeprune.records.dataset import read_dataset
+from edgeprune.records.request import Engine
+from edgeprune.runtime.openvino import lacks
+from edgeprune.stages.tune import judge
+from edgeprune.workshop import Listener
+from tests.bench.test_measure import net
+
+RECIPE = Recipe(
+    goal=Goal(macs_ratio=0.5, max_map_drop=0.5), epochs=1, batch=8, importance="l2", torch_device="cpu"
+)  # fmt: skip
+CORE = max(os.sched_getaffinity(0))
+RACED = TargetProfile.model_validate(
+    {
+        "description": "settings to race", "runtime": "onnxruntime", "input_shape": (1, 3, 64, 64),
+        "precisions": ("fp32", "fp16"), "threads": (1, 200), "affinity": ("free", [CORE]),
+    }
+)  # fmt: skip
+
+
+class Ear(Listener):
+    def __init__(self) -> None:
+        self.ran: list[str] = []
+
+    def event(self, stage: str, what: str) -> None:
+        if what == "runs":
+            self.ran.append(stage)
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("tune")
+
+
+@pytest.fixture(scope="module")
+def report(out: Path, tiny: Path, scenes: Path) -> Report:
+    found = edgeprune.build(model=tiny, data=scenes, target=RACED, recipe=RECIPE, out=out)
+    assert isinstance(found, Report)
+    return found
+
+
+def test_the_faster_settings_of_a_real_engine_win(tmp_path: Path, scenes: Path) -> None:
+    """Sixteen spinning threads for a net of some microseconds: their waking up alone takes longer than it."""
+    file = net(tmp_path / "n.onnx", 2)
+    many, one = Settings(threads=16), Settings(threads=1)
+    engines = [
+        Engine(name=s.words(), runtime="onnxruntime", precision="fp32", file=str(file), settings=s) for s in (many, one)
+    ]
+    images = read_dataset(scenes).splits["val"][:2]
+    run = ask.race(
+        LocalBench(), engines, images, (1, 3, 32, 32), seed=0, rounds=4, on_round=lambda done, total: None
+    )  # fmt: skip
+    first, second = judge("n", run)
+    assert (first.settings, second.settings) == (one, many)
+    assert (first.chosen, second.chosen) == (True, False)
+    assert (first.ratio, first.low) == (1, 1)
+    assert second.low > 1
+    assert second.why.startswith("slower than 1 thread: ")
+
+
+def test_parent_and_build_each_run_with_the_fastest_of_their_own_race(out: Path, report: Report) -> None:
+    folder = out / "custom"
+    found = read_json(folder / "tune.json", Tune, EdgepruneError)
+    assert set(found.chosen) == {"parent fp32", "pruned fp32"}
+    for engine, settings in found.chosen.items():
+        raced = [c for c in found.candidates if c.engine == engine]
+        assert {c.settings for c in raced} == {Settings(threads=1), Settings(threads=1, cores=(CORE,))}
+        assert [c.settings for c in raced if c.chosen] == [settings] == [raced[0].settings]
+        assert all(c.ratio >= 1 or not c.chosen for c in raced)
+        assert all(c.latency_ms.samples >= 80 for c in raced)
+    assert any("200 threads" in sentence for sentence in found.left_out)
+    run = read_json(folder / "bench.json", BenchRun, EdgepruneError)
+    assert {m.engine: m.settings for m in run.measurements} == found.chosen
+    assert {f"{row.variant} {row.precision}": row.settings for row in report.rows} == found.chosen
+    assert sum(note.startswith("settings: ") for note in report.notes) == 2
+    assert any(note.startswith("settings left out: 200 threads") for note in report.notes)
+
+
+def test_a_second_run_races_nothing_and_other_settings_race_again_and_no_more(
+    out: Path, report: Report, tiny: Path, scenes: Path
+) -> None:
+    ear = Ear()
+    edgeprune.build(model=tiny, data=scenes, target=RACED, recipe=RECIPE, out=out, listener=ear)
+    assert ear.ran == []
+    other = RACED.model_copy(update={"affinity": ("free",), "threads": (1,)})
+    edgeprune.build(model=tiny, data=scenes, target=other, recipe=RECIPE, out=out, listener=ear)
+    assert set(ear.ran) <= {"tune", "bench", "report", "bundle"}  # accuracy doesn't depend on them
+    assert ear.ran[:2] == ["tune", "bench"]
+    one = read_json(out / "custom" / "tune.json", Tune, EdgepruneError)
+    assert one.candidates == ()
+    assert set(one.chosen.values()) == {Settings(threads=1)}
+
+
+def test_the_bundle_has_the_settings_that_won(out: Path, report: Report, tiny: Path, scenes: Path) -> None:
+    job = plan_job(tiny, scenes, RACED, RECIPE, out)
+    latest = read_json(out / "custom" / "report.json", Report, EdgepruneError)  # what the stage's key is made of
+    accepted = latest.model_copy(update={"verdict": latest.verdict.model_copy(update={"accepted": True})})
+    with job.shop.open():
+        stages.bundle(job, accepted)
+    manifest = read_json(out / "custom" / "bundle" / "manifest.json", Bundle, EdgepruneError)
+    best = accepted.verdict.comparison.build
+    assert manifest.settings == {f"{r.variant} {r.precision}": r.settings for r in latest.rows}[best]
+
+
+def test_fp16_has_its_own_file_on_onnxruntime_and_is_left_out_where_the_cpu_cant(out: Path, report: Report) -> None:
+    made = onnx.load(out / "custom" / "engines" / "pruned-fp16" / "model.onnx")
+    weights = {w.data_type for w in made.graph.initializer if len(w.dims) == 4 and w.dims[0] > 1}
+    assert weights == {onnx.TensorProto.FLOAT16}
+    raced = {row.precision for row in report.rows}
+    assert ("fp16" in raced) != any(sentence.startswith("fp16: ") for sentence in report.left_out)
+
+
+@pytest.mark.skipif(lacks("fp16", "CPU") is not None, reason="this CPU has no FP16 for OpenVINO")
+def test_a_target_in_fp16_alone_goes_the_whole_way(out: Path, report: Report, tiny: Path, scenes: Path) -> None:
+    target = out / "half.yaml"
+    target.write_text(
+        "description: d\nruntime: openvino\ninput_shape: [1, 3, 64, 64]\nprecisions: [fp16]\nthreads: 1\ncache: true\n"
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(out / "cache"))
+        found = edgeprune.build(model=tiny, data=scenes, target=str(target), recipe=RECIPE, out=out)
+    assert isinstance(found, Report)
+    assert [row.precision for row in found.rows] == ["fp16", "fp16"]
+    verified = read_json(out / "half" / "verify.json", VerifyRun, EdgepruneError)
+    assert all(parity.holds for parity in verified.parity)
+    assert max(tensor.max_abs / tensor.scale for p in verified.parity for tensor in p.tensors) > 1e-5  # not FP32
+    run = read_json(out / "half" / "bench.json", BenchRun, EdgepruneError)
+    assert {m.cache for m in run.measurements} == {"warm"}  # verify has compiled them
+
+
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        ({"runtime": "openvino", "plugin": "GPU", "precisions": ("fp16",)}, "finds no GPU(.|\n)*intel-opencl-icd"),
+        ({"runtime": "openvino", "plugin": "NPU", "precisions": ("fp16",)}, "finds no NPU(.|\n)*intel-level-zero-npu"),
+        ({"affinity": ([1023],)}, "no core 1023"),
+    ],
+)
+def test_what_the_device_hasnt_got_is_refused_before_anything_is_trained(
+    tmp_path: Path, tiny: Path, scenes: Path, keys: dict[str, object], says: str
+) -> None:
+    if keys.get("plugin") in {name.split(".")[0] for name in openvino.Core().available_devices}:
+        pytest.skip("it is there")
+    base = {"description": "d", "runtime": "onnxruntime", "input_shape": (1, 3, 64, 64)}
+    with pytest.raises(DeviceError, match=says):
+        edgeprune.build(
+            model=tiny, data=scenes, target=TargetProfile.model_validate(base | keys), recipe=RECIPE, out=tmp_path
+        )
+    assert not list(tmp_path.rglob("*.pt"))
