@@ -22,7 +22,7 @@ _open_session, _bench = session.open_session, device.bench
 class _Wrapped:
     def __init__(self, inner: session.Session) -> None:
         self._inner, self._calls, self._known = inner, 0, {}
-        self.runtime, self.output_names = inner.runtime, inner.output_names
+        self.runtime, self.output_names, self.cache = inner.runtime, inner.output_names, inner.cache
 
 
 class _SlowTail(_Wrapped):
