@@ -13,11 +13,23 @@ import tempfile
 from pathlib import Path
 
 from edgeprune.bench.ask import refused, silent
+from edgeprune.bench.board import device_info
 from edgeprune.bench.device import Progress
 from edgeprune.machine import installed
 from edgeprune.records import write_json
 from edgeprune.records.address import LOCAL
+from edgeprune.records.device_info import DeviceInfo
 from edgeprune.records.request import Request
+
+
+def tied(info: DeviceInfo, runtime: str) -> dict[str, str]:
+    """See `Bench.versions`. A TensorRT engine runs on the GPU and the exact version that built it; power modes aren't
+    in it, since the engine of another one runs."""
+    found = {runtime: info.runtimes.get(runtime, "not installed")}
+    if runtime == "tensorrt":
+        more = {"board": info.board, "l4t": info.l4t, "gpu": info.gpu}
+        found |= {name: value for name, value in more.items() if value}
+    return found
 
 
 class LocalBench:
@@ -32,6 +44,8 @@ class LocalBench:
 
     def versions(self, runtime: str) -> dict[str, str]:
         """See `Bench.versions`; without importing anything."""
+        if runtime == "tensorrt":
+            return tied(device_info(), runtime)
         return {runtime: installed(runtime).get(runtime, "not installed")}
 
     def ask(self, request: Request, into: Path, on_progress: Progress = silent) -> None:

@@ -10,11 +10,15 @@ from edgeprune.records.address import FORM, LOCAL, NotAnAddressError, read_addre
 from edgeprune.records.base import InputShape, Record
 from edgeprune.records.quantization import Scheme
 
-Runtime = Literal["onnxruntime", "openvino"]
-Precision = Literal["fp32", "bf16", "int8"]
+Runtime = Literal["onnxruntime", "openvino", "tensorrt"]
+Precision = Literal["fp32", "bf16", "fp16", "int8"]
 
 #: Precisions that each runtime can be asked for here.
-PRECISIONS: dict[str, tuple[str, ...]] = {"onnxruntime": ("fp32", "int8"), "openvino": ("fp32", "bf16", "int8")}
+PRECISIONS: dict[str, tuple[str, ...]] = {
+    "onnxruntime": ("fp32", "int8"),
+    "openvino": ("fp32", "bf16", "int8"),
+    "tensorrt": ("fp16", "int8"),
+}
 
 
 class TargetProfile(Record):
@@ -36,6 +40,8 @@ class TargetProfile(Record):
     """Cut widths divide by it: odd widths are slower than the whole on most kernels."""
     threads: int = Field(default=0, ge=0, le=256)
     """Threads of one inference; 0 = as many as the machine has cores."""
+    dla: int | None = Field(default=None, ge=0, le=3)
+    """tensorrt: the DLA core that runs it, counted from 0; none = the GPU."""
 
     @field_validator("device")
     @classmethod
@@ -51,6 +57,10 @@ class TargetProfile(Record):
         unknown = [p for p in self.precisions if p not in PRECISIONS[self.runtime]]
         if unknown or not self.precisions or len(set(self.precisions)) != len(self.precisions):
             raise ValueError(f"precisions of {self.runtime} are distinct ones of {', '.join(PRECISIONS[self.runtime])}")
+        if self.dla is not None and (self.runtime != "tensorrt" or self.precisions != ("fp16",)):
+            raise ValueError("dla is for runtime: tensorrt with precisions: [fp16]; nothing tells what is INT8 there")
+        if self.runtime == "tensorrt" and "int8" in self.precisions and self.quantization.activations != "symmetric":
+            raise ValueError("tensorrt takes activations: symmetric alone")
         if any(edge % 32 for edge in self.input_shape[2:]):
             raise ValueError("height and width of input_shape are multiples of 32 (the detector's largest stride)")
         return self

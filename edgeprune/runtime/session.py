@@ -18,6 +18,7 @@ import numpy as np
 
 from edgeprune.errors import DeviceError, EdgepruneError, missing_package
 from edgeprune.machine import cores
+from edgeprune.runtime import tensorrt
 from edgeprune.runtime.preprocess import Floats
 
 #: Precision -> what OpenVINO is told to compute in; what is float in a quantized graph computes in FP32.
@@ -44,9 +45,10 @@ def open_session(runtime: str, engine: Path, precision: str, threads: int) -> Se
     """Load an engine.
 
     Args:
-        runtime: onnxruntime or openvino.
-        engine: The .onnx or .xml file.
-        precision: What to compute in: fp32, bf16, or int8 (a quantized graph; what is float in it computes in FP32).
+        runtime: onnxruntime, openvino or tensorrt.
+        engine: The .onnx, .xml or .engine file.
+        precision: What to compute in: fp32, bf16, fp16, or int8 (a quantized graph; what is float in it computes in
+            FP32). A TensorRT engine was built in its own.
         threads: Threads of one inference; 0 = one a core.
 
     Raises:
@@ -55,6 +57,7 @@ def open_session(runtime: str, engine: Path, precision: str, threads: int) -> Se
     openers: dict[str, Callable[[Path, str, int], Session]] = {
         "onnxruntime": OnnxRuntimeSession,
         "openvino": OpenVinoSession,
+        "tensorrt": tensorrt.TensorRtSession,
     }
     if not engine.is_file():
         raise DeviceError("The engine's file doesn't exist.", where=engine)
@@ -97,6 +100,8 @@ def open_graph(runtime: str, engine: Path, precision: str) -> Callable[[dict[str
         session = ort.InferenceSession(str(engine), _quiet(ort), providers=["CPUExecutionProvider"])
         names = [output.name for output in session.get_outputs()]
         return lambda given: dict(zip(names, session.run(None, given), strict=True))
+    if runtime == "tensorrt":
+        return tensorrt.open_graph(engine, precision)
     hint = {"INFERENCE_PRECISION_HINT": _OPENVINO_PRECISIONS[precision]}
     compiled = _import_openvino().Core().compile_model(str(engine), "CPU", hint)
 
@@ -116,6 +121,8 @@ def available(runtime: str, precision: str) -> str | None:
     if runtime == "onnxruntime":
         _import_onnxruntime()
         return None
+    if runtime == "tensorrt":
+        return tensorrt.available(precision)
     core = _import_openvino().Core()
     capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     name = {"fp32": "FP32", "bf16": "BF16", "int8": "INT8"}[precision]

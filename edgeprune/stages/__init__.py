@@ -1,5 +1,7 @@
-"""The stages of a build: what makes a model (make.py), and what judges it (judge.py)."""
+"""The stages of a build: what makes a model (make.py), what has a board build its engines (board.py), and what judges
+it (judge.py)."""
 
+from edgeprune.stages.board import build_on_device
 from edgeprune.stages.common import reach
 from edgeprune.stages.judge import bench, bundle, report, verify
 from edgeprune.stages.make import admit, calibrate, export, finetune, price, prune, swap
@@ -7,6 +9,7 @@ from edgeprune.stages.make import admit, calibrate, export, finetune, price, pru
 __all__ = [
     "admit",
     "bench",
+    "build_on_device",
     "bundle",
     "calibrate",
     "export",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Container
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from edgeprune.job import Job
 from edgeprune.machine import installed
 from edgeprune.records.request import Engine
+from edgeprune.records.target import Precision
 
 if TYPE_CHECKING:
     from edgeprune.runtime.preprocess import Floats
@@ -22,22 +24,36 @@ VARIANTS = ("parent", "pruned")
 QUANTIZED = "quantized"
 
 
-def reach(job: Job) -> None:
+def reach(job: Job, *, kits: bool = False) -> None:
     """The device answers and has the target's runtime: known before hours of training rather than after them.
+
+    Args:
+        kits: Whether the build ends before engines; where these are built of kits, it needs no device.
 
     Raises:
         DeviceError: It doesn't, or hasn't.
     """
-    job.bench.versions(job.profile.runtime)
+    if not (kits and job.on_board):
+        job.bench.versions(job.profile.runtime)
 
 
-def folder_of(variant: str, precision: str) -> str:
-    """Folder under engines/ that holds an engine; arithmetic in floating point shares one file."""
+def folder_of(job: Job, variant: str, precision: str) -> str:
+    """Folder under engines/ that holds an engine; floating point shares one file, but where boards build."""
+    if job.on_board:
+        return f"{variant}-{precision}"
     return QUANTIZED if precision == "int8" else variant
+
+
+def asked(job: Job) -> list[tuple[str, Precision]]:
+    """Variant and precision of every engine. The parent is float: INT8 is one of the things that the build brings."""
+    pairs = itertools.product(VARIANTS, job.profile.precisions)
+    return [pair for pair in pairs if pair != ("parent", "int8")]
 
 
 def folders(job: Job) -> tuple[str, ...]:
     """The folders under engines/ that a job has."""
+    if job.on_board:
+        return tuple(folder_of(job, *pair) for pair in asked(job))
     return (*VARIANTS, QUANTIZED) if job.int8 else VARIANTS
 
 
@@ -51,11 +67,9 @@ def engines(job: Job, lacking: Container[str]) -> list[Engine]:
     from edgeprune.export.engine import engine_file
 
     found = []
-    for variant in VARIANTS:
-        for precision in job.profile.precisions:
-            if precision in lacking or (variant == "parent" and precision == "int8"):
-                continue  # the parent is float: INT8 is one of the things that the build brings
-            made = artifact(job.shop / f"engines/{folder_of(variant, precision)}")
+    for variant, precision in asked(job):
+        if precision not in lacking:
+            made = artifact(job.shop / f"engines/{folder_of(job, variant, precision)}")
             found.append(Engine.of(job.profile, f"{variant} {precision}", precision, engine_file(made)))
     return found
 

@@ -28,9 +28,9 @@ from edgeprune.records import BoardEngine, read_json
 from tests.conftest import ROOT
 from tests.disk import small_disk
 from tests.export.test_quantized import Built
+from tests.sim.board import SIM, cuda
 
 SCRIPT = Path(build_engine.__file__)
-SIM = ROOT / "tests" / "sim"
 BUILDER = all(importlib.util.find_spec(module) for module in MODULES)
 needs_builder = pytest.mark.skipif(not BUILDER, reason="the extra tensorrt-rtx is not installed")
 RTX = ("--module", MODULES[0], "--elsewhere")
@@ -300,11 +300,7 @@ def test_no_gpu_is_told_by_the_cuda_runtime_itself(kit: Path, tmp_path: Path) ->
 
 @pytest.fixture(scope="module")
 def sim(tmp_path_factory: pytest.TempPathFactory) -> tuple[object, ...]:
-    compiler = shutil.which("cc")
-    if compiler is None:
-        pytest.skip("left out: no C compiler")
-    library = tmp_path_factory.mktemp("sim") / "libcudart.so"
-    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", library, SIM / "cudart.c"], check=True)
+    library = cuda(tmp_path_factory.mktemp("sim"))
     return ("--module", "sim_tensorrt", "--elsewhere", "--cudart", library, "--warm-up", 0, "--rounds", 2)
 
 

@@ -1,4 +1,5 @@
-/* The CUDA runtime as build_engine.py calls it, with the host's memory as the GPU's. SIM_CUDA_FULL: no memory left. */
+/* The CUDA runtime as build_engine.py and runtime/tensorrt.py call it, and of the driver what bench/gpu.py asks, with the
+   host's memory as the GPU's. SIM_CUDA_FULL: no memory left; SIM_CUDA_NONE: no GPU. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -20,4 +21,20 @@ int cudaMemcpy(void *to, const void *from, size_t size, int kind) {
     memcpy(to, from, size);
     return 0;
 }
+int cudaHostAlloc(void **pointer, size_t size, unsigned flags) {
+    if (flags) return 1;
+    *pointer = malloc(size);
+    return *pointer ? 0 : 2;
+}
+int cudaMemcpyAsync(void *to, const void *from, size_t size, int kind, void *stream) {
+    return stream ? cudaMemcpy(to, from, size, kind) : 400;
+}
+int cuInit(unsigned flags) { return flags || getenv("SIM_CUDA_NONE") ? 100 : 0; }
+int cuDeviceGet(int *device, int ordinal) { *device = ordinal; return ordinal ? 101 : 0; }
+int cuDeviceGetName(char *name, int size, int device) {
+    (void)device;
+    strncpy(name, "simulated", (size_t)size);
+    return 0;
+}
+int cuDeviceGetAttribute(int *value, int attribute, int device) { return cudaDeviceGetAttribute(value, attribute, device); }
 const char *cudaGetErrorString(int code) { return code == 2 ? "out of memory" : "simulated error"; }
