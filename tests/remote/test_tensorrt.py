@@ -202,19 +202,42 @@ def test_dla_engine_is_loaded_for_its_core(
         build(bench, kit, tmp_path / "other", "fp16", dla=2)
 
 
-def test_setup_says_what_jetpack_5_and_a_board_without_tensorrt_need(board: Board) -> None:
+def test_setup_takes_the_boards_own_tensorrt_and_nothing_from_pip(board: Board, tmp_path: Path) -> None:
+    """With pip and the registry for all else; the device's Python is one whose system packages have TensorRT."""
+    made = SimulatedTensorRt(tmp_path / "jetpack")
+    system = made.system(tmp_path / "usr")
     python = board.tools / "python3"
-    real = python.resolve()
+    python.unlink()
+    python.write_text(f'#!/bin/sh\nexport LD_LIBRARY_PATH={made.libraries}\nexec {system} "$@"\n')
+    python.chmod(0o755)
+    done = edgeprune("device", "setup", board.address, "--runtime", "tensorrt", HOME=str(board.host))
+    assert done.returncode == 0, done.stdout + done.stderr
+    current = board.home / BELOW_HOME / "current"
+    assert "include-system-site-packages = true" in (current / "pyvenv.cfg").read_text()
+    record = json.loads((current / "installed.json").read_text())
+    assert (record["versions"]["tensorrt"], record["runtime_bytes"]) == (VERSION, 0)
+    assert "numpy" in record["versions"]
+    assert not list(current.glob("lib/python*/site-packages/tensorrt*"))
+    told = edgeprune("device", "info", board.address, "--json", HOME=str(board.host))
+    assert json.loads(told.stdout)["runtimes"] == {"tensorrt": VERSION}
+    again = edgeprune("device", "setup", board.address, "--runtime", "tensorrt", HOME=str(board.host))
+    assert "nothing to do" in again.stdout
+
+
+def test_setup_says_what_a_board_without_tensorrt_needs(board: Board) -> None:
     done = edgeprune("device", "setup", board.address, "--runtime", "tensorrt", HOME=str(board.host))
     assert done.returncode == ExitCode.NOT_SET_UP
     assert "has no tensorrt" in done.stderr
     assert "sudo apt install python3-libnvinfer" in done.stderr
+    assert not (board.home / BELOW_HOME / "current").exists()
+
+
+def test_setup_says_what_can_be_done_on_jetpack_5(board: Board) -> None:
+    python = board.tools / "python3"
     python.unlink()
     python.write_text("#!/bin/sh\necho 3 8\n")
     python.chmod(0o755)
     done = edgeprune("device", "setup", board.address, "--runtime", "tensorrt", HOME=str(board.host))
     assert done.returncode == ExitCode.NO_PYTHON
+    assert "flash JetPack 6 or later" in done.stderr
     assert "build_engine.py runs on Python 3.8" in done.stderr
-    assert real.exists()
-    assert not (board.home / BELOW_HOME / "current").exists()
-    assert json.dumps(done.stdout)

@@ -12,7 +12,8 @@ DEVICE_ROOMS = (
     "edgeprune.runtime.predict", "edgeprune.runtime.preprocess", "edgeprune.runtime.session",
     "edgeprune.bench.measure", "edgeprune.bench.worker", "edgeprune.bench.device", "edgeprune.bench.__main__",
     "edgeprune.bench.bundle", "edgeprune.bench.local", "edgeprune.calibration.select", "edgeprune.calibration.sets",
-    "edgeprune.kit.build_engine", "edgeprune.bench.board", "edgeprune.bench.sensors",
+    "edgeprune.kit.build_engine", "edgeprune.runtime.tensorrt", "edgeprune.bench.build", "edgeprune.bench.gpu",
+    "edgeprune.bench.board", "edgeprune.bench.sensors",
 )  # fmt: skip
 
 BLOCK = """

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import sys
 import sysconfig
 import venv
 from pathlib import Path
@@ -78,3 +79,17 @@ class SimulatedTensorRt:
             f'#!/bin/sh\nexport LD_LIBRARY_PATH={self.libraries}\nexec {environment}/bin/python -W ignore "$@"\n'
         )
         python.chmod(0o755)
+
+    def system(self, folder: Path, version: str = f"{sys.version_info[0]}.{sys.version_info[1]}") -> Path:
+        """A Python installation whose system packages have it, as JetPack's has; returns its interpreter."""
+        base = Path(sys.base_prefix) / "lib" / f"python{version}"
+        library = folder / "lib" / base.name
+        (library / "site-packages").mkdir(parents=True)
+        (folder / "bin").mkdir()
+        for entry in base.iterdir():
+            if entry.name != "site-packages":
+                (library / entry.name).symlink_to(entry)
+        shutil.copyfile(Path(getattr(sys, "_base_executable", sys.executable)).resolve(), folder / "bin/python3")
+        (folder / "bin/python3").chmod(0o755)
+        (library / "site-packages" / "jetpack.pth").write_text(f"{self.folder}\n{SIM}\n")
+        return folder / "bin/python3"
