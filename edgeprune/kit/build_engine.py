@@ -588,13 +588,17 @@ class Cuda:
         self._library.cudaGetErrorString.restype = ctypes.c_char_p
         return "{} (error {})".format((self._library.cudaGetErrorString(code) or b"?").decode(), code)
 
-    def chip(self) -> str:
+    def capability(self) -> tuple[int, ...]:
+        """Compute capability of the GPU, as (8, 7)."""
         values = []
         for attribute in (75, 76):  # cudaDevAttrComputeCapabilityMajor, …Minor
             value = ctypes.c_int()
             self.call("cudaDeviceGetAttribute", ctypes.byref(value), ctypes.c_int(attribute), ctypes.c_int(0))
             values.append(value.value)
-        return "sm{}{}".format(*values)
+        return tuple(values)
+
+    def chip(self) -> str:
+        return "sm{}{}".format(*self.capability())
 
     def allocate(self, size: int) -> int:
         pointer = ctypes.c_void_p()

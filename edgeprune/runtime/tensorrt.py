@@ -8,8 +8,8 @@ Rules:
 - The DLA core that an engine is for stands in its header; TensorRT wants to be told before it loads the engine.
 - All of CUDA and of TensorRT that building needs too is build_engine.py's, which travels alone.
 
-Sources: NVIDIA, TensorRT API (Runtime, ICudaEngine, IExecutionContext since 8.5), CUDA runtime API (cudaHostAlloc,
-cudaMemcpyAsync); Ultralytics 8.4 `engine_header`.
+Sources: NVIDIA, TensorRT support matrix 8.6 ('Hardware and precision'), TensorRT API (Runtime, ICudaEngine,
+IExecutionContext since 8.5), CUDA runtime API (cudaHostAlloc, cudaMemcpyAsync); Ultralytics 8.4 `engine_header`.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ from edgeprune.runtime.preprocess import Floats
 
 MODULE = "tensorrt"
 _TO_GPU, _TO_HOST = 1, 2
+#: GPUs before 7.0 that have a precision. TensorRT's builder could say so too, but takes as much memory as an engine.
+_OLDER = {"fp16": ((5, 3), (6, 0), (6, 2)), "int8": ((6, 1),)}
 
 
 class TensorRtSession:
@@ -117,13 +119,12 @@ def available(precision: str) -> str | None:
     Raises:
         DeviceError: No TensorRT, or no GPU that it sees.
     """
-    trt = import_tensorrt()
+    import_tensorrt()
     with in_words():
-        build_engine.Cuda()
-        builder = build_engine.make_builder(trt, build_engine.make_log(trt))
-    # gone from later versions, every GPU of which has both
-    fast = getattr(builder, f"platform_has_fast_{precision}", True)
-    return None if fast else f"this GPU has no {precision.upper()} (TensorRT {trt.__version__} says so)"
+        chip = build_engine.Cuda().capability()
+    if chip >= (7, 0) or chip in _OLDER[precision]:
+        return None
+    return f"this GPU has no {precision.upper()} (compute capability {chip[0]}.{chip[1]})"
 
 
 def import_tensorrt() -> Any:

@@ -249,3 +249,19 @@ def test_killed_while_the_board_builds_the_same_command_goes_on(copy: Fleet) -> 
     assert (copy.folder / "report.json").is_file()
     assert not list(copy.board.home.glob(".cache/edgeprune/engines/*/*/*/.part-*")), "what was half made is gone"
     assert json.loads((copy.folder / "engines/pruned-int8/engine.json").read_text())["chosen"] == "int8"
+
+
+def test_dla_is_raced_against_itself_in_fp16(copy: Fleet, tmp_path: Path) -> None:
+    text = TARGET.format(device=copy.board.address).replace("[fp16, int8]", "[fp16]\ndla: 1")
+    (tmp_path / "dla.yaml").write_text(text)
+    copy.tensorrt.set(SIM_DLA="2")
+    inputs = {key: value for key, value in copy.inputs.items() if key != "calibration"}
+    fleet = Fleet(copy.board, copy.tensorrt, inputs | {"target": str(tmp_path / "dla.yaml")}, copy.out)
+    done = fleet.run()
+    assert done.returncode in {0, 1}, done.stdout + done.stderr
+    found = read_json(copy.out / "dla/report.json", Report, EdgepruneError)
+    assert [(r.variant, r.precision) for r in found.rows] == [("parent", "fp16"), ("pruned", "fp16")]
+    for engine in ("parent-fp16", "pruned-fp16"):
+        made = json.loads((copy.out / f"dla/engines/{engine}/engine.json").read_text())
+        assert made["candidates"][0]["flags"] == ["FP16", "GPU_FALLBACK"]
+        assert "--useDLACore=1" in made["trtexec"]

@@ -177,8 +177,10 @@ def test_what_the_board_has_is_told(bench: SshBench, simulated: SimulatedTensorR
     assert ask.about(bench, "tensorrt", ["fp16", "int8"]).lacking == {}
     told = bench.versions("tensorrt")
     assert (told["tensorrt"], told["gpu"]) == (VERSION, "simulated (compute capability 8.7)")
-    simulated.set(SIM_SLOW="int8")
-    assert "this GPU has no INT8" in ask.about(bench, "tensorrt", ["fp16", "int8"]).lacking["int8"]
+    simulated.set(SIM_CUDA_CHIP="53")
+    assert ask.about(bench, "tensorrt", ["fp16", "int8"]).lacking == {
+        "int8": "this GPU has no INT8 (compute capability 5.3)"
+    }
     shutil.rmtree(simulated.folder / "tensorrt")
     with pytest.raises(DeviceError, match=r"isn't installed on the device(.|\n)*--runtime tensorrt"):
         SshBench(board.address).versions("tensorrt")

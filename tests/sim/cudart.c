@@ -1,11 +1,13 @@
 /* The CUDA runtime as build_engine.py and runtime/tensorrt.py call it, and of the driver what bench/gpu.py asks, with the
-   host's memory as the GPU's. SIM_CUDA_FULL: no memory left; SIM_CUDA_NONE: no GPU. */
+   host's memory as the GPU's. SIM_CUDA_FULL: no memory left; SIM_CUDA_NONE: no GPU; SIM_CUDA_CHIP: its
+   compute capability, as 87. */
 #include <stdlib.h>
 #include <string.h>
 
 int cudaGetDeviceCount(int *count) { *count = getenv("SIM_CUDA_NONE") ? 0 : 1; return 0; }
 static int capability(int *value, int attribute) {
-    *value = attribute == 75 ? 8 : attribute == 76 ? 7 : -1; /* 8.7 */
+    const char *chip = getenv("SIM_CUDA_CHIP") ? getenv("SIM_CUDA_CHIP") : "87"; /* Orin's compute capability */
+    *value = attribute == 75 ? chip[0] - '0' : attribute == 76 ? chip[1] - '0' : -1;
     return 0;
 }
 int cudaDeviceGetAttribute(int *value, int attribute, int device) { (void)device; return capability(value, attribute); }

@@ -10,7 +10,7 @@ is the host's processor's, or made up (SIM_…_MS): no figure of any board.
     SIM_DLA       DLA cores (0)             SIM_WRONG    precision whose outputs are wrong: int8 or fp16
     SIM_INT8_MS, SIM_FP16_MS  least time of one inference (0)
     SIM_BUILD_S   least time of a build (0)
-    SIM_SLOW      precisions that the GPU hasn't: fp16, int8
+cudart.c has SIM_CUDA_…
 """
 
 from __future__ import annotations
@@ -96,9 +96,6 @@ class Builder:
 
     def __init__(self, log: ILogger) -> None:
         self.log = log
-        if FLAGGED:  # 11 has no such questions
-            for precision in ("fp16", "int8"):
-                setattr(self, f"platform_has_fast_{precision}", precision not in os.environ.get("SIM_SLOW", ""))
 
     def create_network(self, flags: int) -> Network:
         return Network(flags)
