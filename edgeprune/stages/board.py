@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import edgeprune.kit
 from edgeprune.bench.ask import Bench
 from edgeprune.bench.local import LocalBench
 from edgeprune.job import Job
@@ -24,6 +25,7 @@ from edgeprune.records.bundle import KitOrigin
 from edgeprune.records.request import Engine
 from edgeprune.records.target import Precision
 from edgeprune.stages.common import PARITY_IMAGES, QUANTIZED, VARIANTS, artifact, asked, folder_of, probes, versions
+from edgeprune.version import __version__
 
 if TYPE_CHECKING:
     from edgeprune.records.model import ModelFiles
@@ -81,7 +83,8 @@ def kits(job: Job, again: bool = False) -> None:
             f"kit of {variant}", act,
             reads={
                 "graph": graph, "data": job.sha256["data"], **({QUANTIZED: quantized} if quantized else {}),
-                **versions("edgeprune", "onnx", "onnxruntime", "numpy"),
+                "edgeprune": __version__, "script": Path(edgeprune.kit.__path__[0]) / "build_engine.py",
+                **versions("onnx", "onnxruntime", "numpy"),
             },
             makes=(f"kits/{variant}",), force=again,
         )  # fmt: skip

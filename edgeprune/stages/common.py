@@ -7,6 +7,7 @@ from collections.abc import Container
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgeprune.errors import DeviceError
 from edgeprune.job import Job
 from edgeprune.machine import installed
 from edgeprune.records.request import Engine
@@ -31,10 +32,17 @@ def reach(job: Job, *, kits: bool = False) -> None:
         kits: Whether the build ends before engines; where these are built of kits, it needs no device.
 
     Raises:
-        DeviceError: It doesn't, or hasn't.
+        DeviceError: It doesn't, or hasn't; or a board that is to build its engines has no GPU for them.
     """
-    if not (kits and job.on_board):
-        job.bench.versions(job.profile.runtime)
+    if job.on_board and kits:
+        return
+    job.bench.versions(job.profile.runtime)
+    if job.on_board and (missing := lacking(job)):
+        precision, why = next(iter(missing.items()))
+        raise DeviceError(
+            "The board can't build what the target asks for.", where=job.profile.device, expected=precision, got=why,
+            next_step=f"take {precision} out of the target's precisions",
+        )  # fmt: skip
 
 
 def folder_of(job: Job, variant: str, precision: str) -> str:

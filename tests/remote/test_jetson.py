@@ -265,3 +265,16 @@ def test_dla_is_raced_against_itself_in_fp16(copy: Fleet, tmp_path: Path) -> Non
         made = json.loads((copy.out / f"dla/engines/{engine}/engine.json").read_text())
         assert made["candidates"][0]["flags"] == ["FP16", "GPU_FALLBACK"]
         assert "--useDLACore=1" in made["trtexec"]
+
+
+def test_a_board_that_cant_is_told_before_anything_is_trained(built: Fleet, tmp_path: Path) -> None:
+    fresh = Fleet(built.board, built.tensorrt, built.inputs, tmp_path / "build")
+    for settings, words in (
+        ({"SIM_CUDA_CHIP": "53"}, "this GPU has no INT8"), ({"SIM_CUDA_NONE": "1"}, "There is no GPU."),
+    ):  # fmt: skip
+        built.tensorrt.set(**settings)
+        done = fresh.run()
+        built.tensorrt.set()
+        assert done.returncode == 2, done.stdout + done.stderr
+        assert words in done.stderr
+        assert not (fresh.folder / "parent.pt").exists()
