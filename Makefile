@@ -18,10 +18,10 @@ export YOLO_OFFLINE := true
 export ORT_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup targets demo check lint types layers test test-gpu zoo bench-int8 bench-ptq bench-schedules slow schema clean $(TARGETS)
+.PHONY: help setup targets demo check lint types layers test test-gpu test-pi zoo bench-int8 bench-ptq bench-schedules slow schema clean $(TARGETS)
 
 help: ## this text
-	@echo "make TARGET MODEL=best.pt DATA=data.yaml [RECIPE=recipe.yaml] [CALIBRATION=name] [OUT=build]"
+	@echo "make TARGET MODEL=best.pt DATA=data.yaml [RECIPE=recipe.yaml] [CALIBRATION=name] [DEVICE=ssh://user@host] [OUT=build]"
 	@echo "  TARGET is one of: $(TARGETS)"
 	@echo
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12 | sed 's/^/  make /'
@@ -30,7 +30,7 @@ $(READY): pyproject.toml constraints.txt
 	@echo "setting up $(VENV) (6.5 GB with PyTorch; a few minutes the first time)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-		-e '.[build,onnxruntime,openvino,ssh,tensorrt-rtx,dev]'
+		-e '.[build,onnxruntime,openvino,camera,ssh,tensorrt-rtx,dev]'
 	@touch $@
 
 setup: $(READY) ## install everything into .venv
@@ -38,8 +38,8 @@ setup: $(READY) ## install everything into .venv
 $(TARGETS): $(READY)
 	@test -n "$(MODEL)" || { echo "make $@: MODEL is missing. Say: make $@ MODEL=best.pt DATA=data.yaml" >&2; exit 2; }
 	@test -n "$(DATA)" || { echo "make $@: DATA is missing. Say: make $@ MODEL=$(MODEL) DATA=data.yaml" >&2; exit 2; }
-	@$(BIN)/edgeprune build $@ --model "$(MODEL)" --data "$(DATA)" --out "$(OUT)" \
-		$(if $(RECIPE),--recipe "$(RECIPE)") $(if $(CALIBRATION),--calibration "$(CALIBRATION)")
+	@$(BIN)/edgeprune build $@ --model "$(MODEL)" --data "$(DATA)" --out "$(OUT)" $(if $(RECIPE),--recipe "$(RECIPE)") \
+		$(if $(CALIBRATION),--calibration "$(CALIBRATION)") $(if $(DEVICE),--device "$(DEVICE)")
 
 targets: $(READY) ## list the targets
 	@$(BIN)/edgeprune targets
@@ -60,7 +60,7 @@ layers: $(READY) ## an import points down only
 	@$(BIN)/lint-imports
 
 test: $(READY) ## the tests (those on real data where ../shared is)
-	@$(BIN)/python -m pytest -m "not slow and not gpu and not device"
+	@$(BIN)/python -m pytest -m "not slow and not gpu and not device and not pi"
 
 zoo: $(READY) ## every model of Ultralytics: channel groups, locked MACs, cut against muted (ZOO="yolov8n yolo11n" for some)
 	@$(BIN)/python -m tests.zoo $(ZOO)
@@ -77,6 +77,9 @@ bench-schedules: $(READY) ## qap, prune-then-qat and ptq, three seeds, equal epo
 
 test-gpu: $(READY) ## the tests that need an NVIDIA GPU and TensorRT
 	@$(BIN)/python -m pytest -m gpu
+
+test-pi: $(READY) ## the tests on an emulated Raspberry Pi 4 and 5 (root, Linux 6.7, mmdebstrap; minutes)
+	@$(BIN)/python -m pytest -m pi tests/pi
 
 slow: $(READY) ## the tests that take minutes each
 	@$(BIN)/python -m pytest -m slow

@@ -28,24 +28,26 @@ from edgeprune.remote.bench import bench_at
 def benchmark(
     target: str,
     bundle: Path,
-    data: Path,
+    data: Path | None,
     load: Load,
     out: Path,
     device: str | None = None,
     any_version: bool = False,
     on_progress: Progress = lambda what, done, total: None,
+    camera: str | None = None,
 ) -> Benchmark:
     """Measure a bundle on its target.
 
     Args:
         target: The target's name.
         bundle: The bundle's folder.
-        data: data.yaml; its val images are what is inferred and scored.
+        data: data.yaml; its val images are what is inferred and scored. None only with a camera.
         load: How the engine is loaded.
         out: benchmark.json; the predictions go beside it.
         device: Where, instead of where the bundle's target says.
         any_version: Measure even if the device has another version of the runtime.
         on_progress: Told how far the device has come.
+        camera: Where images come from instead; then nothing is scored.
 
     Raises:
         BundleError: The bundle isn't whole, or is for something else.
@@ -63,9 +65,10 @@ def benchmark(
     runtime = manifest.profile.runtime
     if not any_version and manifest.kit is None:
         refuse_version(manifest, bundle, f"{runtime} {bench.versions(runtime)[runtime]}")
-    dataset = read_dataset(data)
-    require_classes(dataset, manifest.names, bundle)
-    if importlib.util.find_spec("pycocotools") is None:  # said now, not after ten minutes
+    dataset = None if data is None or camera is not None else read_dataset(data)
+    if dataset is not None:
+        require_classes(dataset, manifest.names, bundle)
+    if dataset and importlib.util.find_spec("pycocotools") is None:  # said now, not after ten minutes
         raise missing_package("pycocotools", "build")
     with files.no_space(out):
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -78,18 +81,22 @@ def benchmark(
         request = BenchRequest(
             engine=str(engine.resolve()), runtime=runtime, precision=manifest.precision,
             threads=manifest.profile.threads, input_shape=manifest.profile.input_shape,
-            images=tuple(str(path.resolve()) for path in dataset.splits["val"]), load=load,
+            images=tuple(str(path.resolve()) for path in dataset.splits["val"]) if dataset else (), camera=camera,
+            load=load,
         )  # fmt: skip
         answer = ask.load(bench, request, on_progress)
-    from edgeprune.train.evaluate import score
-
+    accuracy = None
     results: list[Any] = [prediction.model_dump(mode="json") for prediction in answer.predictions]
+    if dataset is not None:
+        from edgeprune.train.evaluate import score
+
+        accuracy = score(f"bundle {manifest.precision}", dataset, results)
     found = Benchmark(
-        target=target, device=bench.address, bundle_sha256=sha256_file(bundle), data=str(data), request=request,
-        run=answer.run,
-        accuracy=score(f"bundle {manifest.precision}", dataset, results),
-        bundle_map50_95=manifest.measured.map50_95, notes=differences(manifest, answer.run.runtime),
+        target=target, device=bench.address, bundle_sha256=sha256_file(bundle), data=str(data) if dataset else None,
+        request=request, run=answer.run, accuracy=accuracy, bundle_map50_95=manifest.measured.map50_95,
+        notes=differences(manifest, answer.run.runtime),
     )  # fmt: skip
-    files.write_bytes(out.with_name(f"{out.stem}-predictions.json"), json.dumps(results).encode())
+    if dataset:
+        files.write_bytes(out.with_name(f"{out.stem}-predictions.json"), json.dumps(results).encode())
     write_json(out, found)
     return found

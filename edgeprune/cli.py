@@ -18,9 +18,9 @@ from typer.core import TyperGroup
 
 from edgeprune.cli_bench import Asked, bench_bundle
 from edgeprune.cli_calibrate import calibrate
-from edgeprune.cli_device import device
+from edgeprune.cli_device import device as devices
 from edgeprune.cli_graph import form, gate, kit, lint
-from edgeprune.errors import BundleError, EdgepruneError, ExitCode, PlanError, ProfileError, RecipeError
+from edgeprune.errors import BundleError, EdgepruneError, ExitCode, PlanError, RecipeError
 from edgeprune.records import (
     Benchmark,
     BenchRequest,
@@ -38,6 +38,7 @@ from edgeprune.records import (
     TargetProfile,
     read_json,
 )
+from edgeprune.records.fleet_profile import FleetProfile, Hosts
 from edgeprune.version import __version__
 
 
@@ -63,7 +64,7 @@ def _complain(text: str) -> None:
 
 app = typer.Typer(cls=ExitCodes, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(calibrate, name="calibrate")
-app.add_typer(device, name="device")
+app.add_typer(devices, name="device")
 console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
 
 
@@ -80,6 +81,7 @@ Out = Annotated[Path, typer.Option("--out", help="Folder that builds go into.")]
 Calibration = Annotated[
     str | None, typer.Option("--calibration", help="Calibration set for int8: a name under calibration/, or its YAML.")
 ]
+Device = Annotated[str | None, typer.Option("--device", help="local or ssh://…, instead of the target's.")]
 Target = Annotated[str, typer.Argument(help="Name under targets/, or a target's YAML.")]
 
 
@@ -94,43 +96,43 @@ def edgeprune(
 @app.command()
 def build(
     target: Target, model: Model, data: Data, recipe: RecipeFile = None, out: Out = Path("build"),
-    calibration: Calibration = None,
+    calibration: Calibration = None, device: Device = None,
 ) -> None:  # fmt: skip
     """The whole way: prune, fine-tune, export, verify, bench, verdict, bundle."""
-    _run("report", target, model, data, recipe, out, calibration)
+    _run("report", target, model, data, recipe, out, calibration, device)
 
 
 @app.command()
 def finetune(
     target: Target, model: Model, data: Data, recipe: RecipeFile = None, out: Out = Path("build"),
-    calibration: Calibration = None,
+    calibration: Calibration = None, device: Device = None,
 ) -> None:  # fmt: skip
     """Up to finetuned.pt."""
-    _run("finetune", target, model, data, recipe, out, calibration)
+    _run("finetune", target, model, data, recipe, out, calibration, device)
 
 
 @app.command()
 def export(
     target: Target, model: Model, data: Data, recipe: RecipeFile = None, out: Out = Path("build"),
-    calibration: Calibration = None,
+    calibration: Calibration = None, device: Device = None,
 ) -> None:  # fmt: skip
     """Up to the ONNX files and the runtime's engines."""
-    _run("export", target, model, data, recipe, out, calibration)
+    _run("export", target, model, data, recipe, out, calibration, device)
 
 
 @app.command()
 def verify(
     target: Target, model: Model, data: Data, recipe: RecipeFile = None, out: Out = Path("build"),
-    calibration: Calibration = None,
+    calibration: Calibration = None, device: Device = None,
 ) -> None:  # fmt: skip
     """Parity with torch and mAP on the runtime, anew."""
-    _run("verify", target, model, data, recipe, out, calibration, again=True)
+    _run("verify", target, model, data, recipe, out, calibration, device, again=True)
 
 
 @app.command()
 def bench(
     target: Target,
-    data: Data,
+    data: Annotated[Path | None, typer.Option("--data", help="data.yaml; not needed with --camera.")] = None,
     model: Annotated[Path | None, typer.Option("--model", help="Trained checkpoint (.pt); without --bundle.")] = None,
     recipe: RecipeFile = None,
     out: Out = Path("build"),
@@ -139,35 +141,45 @@ def bench(
     scenario: Annotated[str | None, typer.Option(help="single-stream, multi-stream or offline.")] = None,
     duration: Annotated[str | None, typer.Option(help="At least so long; without it, 600s.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="10 s and 64 queries: to try, not to quote.")] = False,
+    camera: Annotated[str | None, typer.Option(help="Frames of /dev/videoN instead of images: N, or a path.")] = None,
     sustained: Annotated[bool, typer.Option("--sustained", help="Latency over 10 minutes, to see heat.")] = False,
-    device: Annotated[str | None, typer.Option(help="local or ssh://…, instead of the target's.")] = None,
+    device: Device = None,
+    hosts: Annotated[
+        Path | None, typer.Option(help="A hosts file: that bundle on all of them at once, and how far they differ.")
+    ] = None,
     any_version: Annotated[
         bool,
         typer.Option("--any-version", help="Even if the device's runtime is another version than the bundle's."),
     ] = False,
 ) -> None:
     """Parent and build in one run, anew; with --bundle: a finished bundle under load. Exit code 1 where it's void."""
-    asked = Asked(scenario, duration, quick, sustained, device, any_version)
+    asked = Asked(scenario, duration, quick, sustained, device, hosts, any_version, camera)
     if bundle is not None:
         return bench_bundle(target, bundle, data, asked, out, for_builds=(model, recipe, calibration))
-    if asked.given:
-        raise BundleError("These options are for a bundle.", expected="--bundle", got=", ".join(asked.given))
+    if asked.for_bundles:
+        raise BundleError("These options are for a bundle.", expected="--bundle", got=", ".join(asked.for_bundles))
     if model is None:
         raise typer.BadParameter("Missing option '--model' (or '--bundle').")
-    return _run("bench", target, model, data, recipe, out, calibration, again=True)
+    if data is None:
+        raise typer.BadParameter("Missing option '--data'.")
+    return _run("bench", target, model, data, recipe, out, calibration, device, again=True)
 
 
 @app.command()
-def report(target: Target, out: Out = Path("build")) -> None:
-    """Print the table of a build that was made before."""
-    from edgeprune.report.table import show
+def report(
+    runs: Annotated[list[str], typer.Argument(help="A target; or several runs: targets, folders, .json files.")],
+    out: Out = Path("build"),
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Write the comparison as a page that stands alone.")
+    ] = None,
+) -> None:
+    """Print the table of a build that was made before, and renew its page; or compare runs and devices."""
+    from edgeprune.cli_report import compared, one
 
-    file = out / Path(target).stem / "report.json"
-    if not file.is_file():
-        raise ProfileError(
-            "There is no report of this target.", where=file, next_step=f"make {target} MODEL=best.pt DATA=data.yaml"
-        )
-    show(read_json(file, Report, EdgepruneError), console)
+    if len(runs) == 1:
+        one(runs[0], out, html)
+    else:
+        compared(runs, out, html)
 
 
 @app.command()
@@ -295,7 +307,7 @@ def schema(
     """JSON Schemas of the records, for editors."""
     records: tuple[type[Record], ...] = (
         TargetProfile, Recipe, CalibrationSet, PrunePlan, Quantization, Measurement, Bundle, Report, BenchRequest,
-        Benchmark, Kit, BoardEngine, DeviceInfo,
+        Benchmark, FleetProfile, Hosts, Kit, BoardEngine, DeviceInfo,
     )  # fmt: skip
     texts = {r.__name__: json.dumps(r.model_json_schema(), indent=2, sort_keys=True) for r in records}
     if out is None:
@@ -318,14 +330,14 @@ def demo(out: Annotated[Path, typer.Option("--out", help="Folder for everything.
     reports = run(out, ConsoleListener(console))
     for file, found in reports.items():
         show(found, console)
-        console.print(f"  the whole report: {file}\n")
+        console.print(f"  the whole report: {file}, the page: {file.with_suffix('.html')}\n")
     if not all(found.verdict.accepted for found in reports.values()):
         raise typer.Exit(1)
 
 
 def _run(
     until: str, target: str, model: Path, data: Path, recipe: Path | None, out: Path, calibration: str | None,
-    again: bool = False,
+    device: str | None = None, again: bool = False,
 ) -> None:  # fmt: skip
     from edgeprune.pipeline import build as story
     from edgeprune.report.console import ConsoleListener
@@ -343,6 +355,7 @@ def _run(
         until=until,
         again=again,
         calibration=calibration,
+        device=device,
         listener=listener,
     )
     if not listener.worked:
@@ -350,7 +363,7 @@ def _run(
     if found is None:
         return
     show(found, console)
-    console.print(f"  the whole report: {folder / 'report.json'}")
+    console.print(f"  the whole report: {folder / 'report.json'}, the page: {folder / 'report.html'}")
     if not found.verdict.accepted:
         raise typer.Exit(1)
     console.print(f"  the bundle: {folder / 'bundle'}")

@@ -11,7 +11,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from edgeprune.errors import BundleError, RecipeError
+from edgeprune.cli_report import say_renewed
+from edgeprune.errors import BundleError, DataError, RecipeError
 from edgeprune.records import Load
 from edgeprune.records.benchmark import Scenario
 
@@ -30,56 +31,94 @@ console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
 
 @dataclass(frozen=True)
 class Asked:
-    """The options of `bench` that are for a bundle alone, as they were typed."""
+    """The options of `bench` for a bundle, as they were typed; --device is for a build too."""
 
     scenario: str | None = None
     duration: str | None = None
     quick: bool = False
     sustained: bool = False
     device: str | None = None
+    hosts: Path | None = None
     any_version: bool = False
+    camera: str | None = None
     seed: int = 0
 
     @property
-    def given(self) -> list[str]:
-        """Names of those that were typed."""
-        options = {
+    def for_bundles(self) -> list[str]:
+        """Names of those that were typed and mean nothing for a build."""
+        options: dict[str, object] = {
             "--scenario": self.scenario, "--duration": self.duration, "--quick": self.quick,
-            "--sustained": self.sustained, "--device": self.device, "--any-version": self.any_version,
+            "--sustained": self.sustained, "--any-version": self.any_version, "--hosts": self.hosts,
+            "--camera": self.camera is not None,
         }  # fmt: skip
         return [name for name, value in options.items() if value]
 
 
 def bench_bundle(
-    target: str, bundle: Path, data: Path, asked: Asked, out: Path, for_builds: tuple[object, ...] = ()
+    target: str, bundle: Path, data: Path | None, asked: Asked, out: Path, for_builds: tuple[object, ...] = ()
 ) -> None:
     """Measure a bundle, write benchmark.json, print it. Exit code 1 where the run is void.
 
     Raises:
         BundleError: An option of a build was given too, or the bundle isn't right.
+        DataError: Neither data nor a camera.
     """
     if any(for_builds):
         raise BundleError("A bundle is measured as it is.", expected="no --model, --recipe or --calibration")
+    if data is None and asked.camera is None:
+        raise DataError("There is nothing to infer.", expected="--data data.yaml, or --camera N")
+    if asked.hosts is not None:
+        if data is None or asked.camera is not None:
+            raise DataError("Devices are compared on the same images.", expected="--hosts with --data", got="--camera")
+        _bench_fleet(target, bundle, data, asked, asked.hosts, out)
+        return
     from edgeprune.benchmark import benchmark
     from edgeprune.report.benchmark import show
 
     load, name = load_of(asked), Path(target).stem
     file = file_of(out, name)
-    columns = (TextColumn("  {task.description}"), BarColumn(), TimeRemainingColumn())
-    # once a second: a livelier bar would take processor time from what it shows
-    bars = Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal, refresh_per_second=1
-    )  # fmt: skip
-    with bars:
+    with _bars() as bars:
         task = bars.add_task("starting", total=None)
         found = benchmark(
             name, bundle, data, load, file, device=asked.device, any_version=asked.any_version,
             on_progress=lambda what, done, total: bars.update(task, description=what, completed=done, total=total),
+            camera=asked.camera,
         )  # fmt: skip
     show(found, console)
     console.print(f"  every sample: {file}")
+    if file.name == "benchmark.json" and file.with_name("report.json").is_file():
+        say_renewed(file.parent)
     if found.void:
         raise typer.Exit(1)
+
+
+def _bench_fleet(target: str, bundle: Path, data: Path, asked: Asked, hosts_file: Path, out: Path) -> None:
+    """The same on every device of a hosts file at once. Exit code 1 where one is void or failed."""
+    if asked.device is not None:
+        raise RecipeError("Give one of them.", expected="--hosts or --device", got="both")
+    from edgeprune.fleet_profile import profile, read_hosts
+    from edgeprune.report.fleet_profile import show
+
+    name, hosts = Path(target).stem, read_hosts(hosts_file)
+    folder = out / name / "fleet"
+    with _bars() as bars:
+        tasks = {host: bars.add_task(f"{host}: starting", total=None) for host in hosts}
+        found = profile(
+            name, bundle, data, load_of(asked), hosts, folder, any_version=asked.any_version,
+            on_progress=lambda host, what, done, total: bars.update(
+                tasks[host], description=f"{host}: {what}", completed=done, total=total
+            ),
+        )  # fmt: skip
+    show(found, console)
+    console.print(f"  every device's samples: {folder}")
+    if not all(device.counts for device in found.devices):
+        raise typer.Exit(1)
+
+
+def _bars() -> Progress:
+    columns = (TextColumn("  {task.description}"), BarColumn(), TimeRemainingColumn())
+    # once a second: a livelier bar would take processor time from what it shows
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal, refresh_per_second=1)
 
 
 def load_of(asked: Asked) -> Load:
@@ -93,6 +132,11 @@ def load_of(asked: Asked) -> Load:
         raise RecipeError("Unknown scenario.", where="--scenario", expected=", ".join(SCENARIOS), got=asked.scenario)
     if asked.quick and (asked.duration or asked.sustained):
         raise RecipeError("Give one of them.", expected="--quick alone, or --duration, --sustained", got="both")
+    if asked.camera is not None and scenario != "single-stream":
+        raise RecipeError(
+            "A camera gives one frame after another.", where="--camera", expected="--scenario single-stream",
+            got=scenario,
+        )  # fmt: skip
     if asked.sustained and scenario != "single-stream":
         raise RecipeError("A sustained run is one image after another.", expected="single-stream", got=scenario)
     seconds = QUICK_SECONDS if asked.quick else seconds_of(asked.duration) if asked.duration else FULL_SECONDS

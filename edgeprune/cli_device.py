@@ -32,6 +32,10 @@ def setup(
     address: Address,
     runtime: Annotated[str, typer.Option("--runtime", help="onnxruntime, openvino or tensorrt.")] = "onnxruntime",
     python: Annotated[str, typer.Option("--python", help="The device's interpreter to build on.")] = "python3",
+    offline: Annotated[
+        bool,
+        typer.Option("--offline", help="The device reaches no package index: fetch its wheels here and copy them."),
+    ] = False,
     wheel: Annotated[
         Path | None, typer.Option("--wheel", help="edgeprune's wheel; without it, one is built from the checkout.")
     ] = None,
@@ -48,7 +52,7 @@ def setup(
             "This machine is set up already: this command runs on it.", got=address, expected="ssh://user@host"
         )
 
-    found, made = asyncio.run(_setup(where, runtime, python, wheel))
+    found, made = asyncio.run(_setup(where, runtime, python, wheel, offline))
     console.print(f"{where}: {found.name}, on Python {found.python}")
     for line in installation_lines(found):
         console.print(f"  {line}")
@@ -76,13 +80,20 @@ def info(
         console.print(f"  {warning}")
 
 
-async def _setup(where: DeviceAddress, runtime: str, python: str, wheel: Path | None) -> tuple[Installation, bool]:
+async def _setup(
+    where: DeviceAddress, runtime: str, python: str, wheel: Path | None, offline: bool
+) -> tuple[Installation, bool]:
     from edgeprune.remote.device import connect
     from edgeprune.remote.setup import set_up
 
     async with connect(where) as connected:
         return await set_up(
-            connected, runtime, python=python, wheel=wheel, tell=lambda what: console.print(f"  {what}")
+            connected,
+            runtime,
+            python=python,
+            wheel=wheel,
+            offline=offline,
+            tell=lambda what: console.print(f"  {what}"),
         )
 
 

@@ -41,6 +41,7 @@ class Job:
         shop: The folder that it is built in.
         bench: Where its engines run.
         calibration: Images that INT8 takes its ranges from; none where the target has no int8.
+        calibration_set: Name or YAML of that set, as it was given.
     """
 
     target: str
@@ -52,6 +53,7 @@ class Job:
     shop: Workshop
     bench: Bench
     calibration: tuple[Path, ...] = ()
+    calibration_set: str | None = None
 
     @property
     def int8(self) -> bool:
@@ -87,17 +89,21 @@ def plan_job(
     out: Path | str,
     listener: Listener | None = None,
     calibration: str | None = None,
+    device: str | None = None,
 ) -> Job:
     """Check what the user gave.
 
     Args:
         calibration: A calibration set's name or YAML, instead of the recipe's.
+        device: An address, instead of the target's.
 
     Raises:
         ProfileError, RecipeError, DataError, CheckpointError, DeviceError: Something is missing or wrong.
     """
     name, profile = (target, find_target(target)) if isinstance(target, str) else ("custom", target)
     name = Path(name).stem
+    bench = bench_at(device or profile.device)
+    profile = profile.model_copy(update={"device": bench.address})
     chosen = (
         recipe if isinstance(recipe, Recipe) else read_yaml(Path(recipe), Recipe, RecipeError) if recipe else Recipe()
     )
@@ -115,10 +121,11 @@ def plan_job(
         "recipe": hashlib.sha256(to_json(chosen)).hexdigest(),
     }
     images: tuple[Path, ...] = ()
+    calibration_set = (calibration or chosen.calibration) if "int8" in profile.precisions else None
     if "int8" in profile.precisions:
-        images, sha256["calibration"] = _calibration(calibration or chosen.calibration, dataset, profile, name)
-    bench = bench_at(profile.device)
-    return Job(name, profile, chosen, model, dataset, sha256, Workshop(folder, listener), bench, images)
+        images, sha256["calibration"] = _calibration(calibration_set, dataset, profile, name)
+    shop = Workshop(folder, listener)
+    return Job(name, profile, chosen, model, dataset, sha256, shop, bench, images, calibration_set)
 
 
 def list_targets() -> dict[str, Path]:

@@ -1,4 +1,16 @@
-"""The machine that this process runs on, in words that go with every figure."""
+"""The machine that this process runs on, in words that go with every figure.
+
+Rules:
+- A figure of an emulated machine says so: programs compute the same there, in times that are no machine's.
+- Emulated is what gives itself away: a kernel of another architecture than the programs run as (qemu-user, Rosetta);
+  an emulator in the process's own memory, where the kernel doesn't say its architecture (before Linux 6.1); QEMU's
+  virtual board, which a virtual machine of the same architecture may have too: no board's times either.
+- What isn't found out: QEMU's models of real boards (`-M raspi4b`) carry these boards' own device trees.
+
+Sources: Linux Documentation/admin-guide/sysctl/kernel.rst (arch); QEMU 10.0 linux-user/syscall.c, which rewrites
+/proc/self/maps and /proc/cpuinfo but neither /proc/thread-self/maps nor /proc/sys; QEMU hw/arm/virt.c (compatible
+'linux,dummy-virt'), target/i386/cpu.c ('QEMU TCG CPU').
+"""
 
 from __future__ import annotations
 
@@ -19,8 +31,9 @@ def cores() -> int:
 
 
 def environment() -> dict[str, str]:
-    """Architecture, system, processor, cores, governor, Python."""
+    """Architecture, system, processor, cores, governor, Python; `emulated`, with the reason, where it is."""
     root = Path("/")
+    why = emulated(root)
     board = text(root / "sys/firmware/devicetree/base/model")
     power_mode = text(root / "var/lib/nvpmodel/status")
     return ({"nvpmodel": power_mode} if power_mode else {}) | {
@@ -30,7 +43,35 @@ def environment() -> dict[str, str]:
         "cores": str(cores()),
         "governor": text(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") or "not reported",
         "python": platform.python_version(),
+        **({"emulated": why} if why else {}),
     }
+
+
+def emulated(root: Path, machine: str | None = None) -> str | None:
+    """Why a machine is taken for an emulated one; None where nothing speaks for it.
+
+    Args:
+        root: '/', or a tree of another machine's files.
+        machine: What its programs run as, as `uname -m` says it; this process's.
+    """
+    machine, kernel = machine or platform.machine(), text(root / "proc/sys/kernel/arch")
+    if kernel and _family(kernel) != _family(machine):
+        return f"programs run as {machine} on a kernel for {kernel}"
+    emulator = re.search(r"/(qemu-[\w-]+)$", text(root / "proc/thread-self/maps") or "", re.MULTILINE)
+    if emulator:
+        return f"{emulator[1]} runs this process"
+    trees = (root / "proc/device-tree", root / "sys/firmware/devicetree/base")
+    if any("linux,dummy-virt" in (text(tree / "compatible") or "") for tree in trees):
+        return "the board is QEMU's virtual one, linux,dummy-virt"
+    name = processor(root) or ""
+    return f"the processor is {name}" if "QEMU TCG" in name else None
+
+
+def _family(architecture: str) -> str:
+    """What one kernel can run: 32-bit programs are at home on a 64-bit one."""
+    if re.fullmatch(r"x86_64|amd64|i[3-6]86", architecture, re.IGNORECASE):
+        return "x86"
+    return "arm" if re.match(r"arm|aarch64", architecture, re.IGNORECASE) else architecture
 
 
 def processor(root: Path) -> str | None:

@@ -28,6 +28,7 @@ def build(
     until: str = "report",
     again: bool = False,
     calibration: str | None = None,
+    device: str | None = None,
     listener: Listener | None = None,
 ) -> Report | None:
     """Build a target from a trained detector.
@@ -41,6 +42,7 @@ def build(
         until: The last stage to run.
         again: Run that stage even if it has been done.
         calibration: Calibration set for a target with int8: a name or a YAML; instead of the recipe's.
+        device: Where its engines run, instead of where the target says: local, or ssh://user@host.
         listener: Told what happens.
 
     Returns:
@@ -49,7 +51,7 @@ def build(
     Raises:
         EdgepruneError: Something that the user can mend.
     """
-    job = plan_job(model, data, target, recipe, out, listener, calibration)
+    job = plan_job(model, data, target, recipe, out, listener, calibration, device)
     wanted = STAGES[: STAGES.index(until) + 1]
 
     def asked(stage: str) -> bool:
@@ -78,4 +80,5 @@ def build(
             return None
         report = stages.report(job, again=asked("report"))
         stages.bundle(job, report)
+        stages.page(job, again=asked("report"))
         return report

@@ -13,9 +13,9 @@ NAMES = ("flat", "tall", "wide")
 SIZE = 64
 
 
-def draw(folder: Path, task: str) -> Path:
-    """Draw 8 train and 4 val images with the labels of `task`; returns what `data=` takes."""
-    for split, count in (("train", 8), ("val", 4)):
+def draw(folder: Path, task: str, train: int = 8, val: int = 4) -> Path:
+    """Draw images with the labels of `task`; returns what `data=` takes."""
+    for split, count in (("train", train), ("val", val)):
         for number in range(count):
             _image(folder, task, split, number, np.random.default_rng([split == "val", number]))
     if task == "classify":

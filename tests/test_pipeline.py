@@ -80,8 +80,29 @@ def test_report_has_a_row_for_every_variant(built: tuple[Path, Report]) -> None:
     assert pruned["bytes"] < parent["bytes"]
     assert set(content["inputs"]) == {"model", "data", "target", "recipe"}
     assert content["environment"]["cpu"]
-    assert len(content["verdict"]["reasons"]) == 2
+    assert len(content["verdict"]["reasons"]) == 3  # speed, accuracy, tail
     assert report.rows[0].map50_95 == parent["map50_95"]
+
+
+def test_page_shows_what_the_report_holds(built: tuple[Path, Report]) -> None:
+    folder, report = built
+    text = (folder / "report.html").read_text()
+    assert ("Accepted:" if report.verdict.accepted else "Rejected:") in text
+    assert [c.part for c in report.candidates] == ["parent", "chosen"]
+    for candidate, row in zip(report.candidates, report.rows, strict=True):
+        assert candidate.artifact_sha256[:12] in text
+        assert candidate.p50_interval_ms[0] <= row.latency_ms.p50 <= candidate.p50_interval_ms[1]
+        assert f"{row.latency_ms.p50:.2f}" in text
+    after = dict(load(folder / "finetuned.pt").model.named_modules())
+    before = dict(load(folder / "parent.pt").model.named_modules())
+    assert {w.layer for w in report.widths} == {n for n, m in before.items() if isinstance(m, torch.nn.Conv2d)}
+    for width in report.widths:
+        assert (width.parent, width.build) == (before[width.layer].out_channels, after[width.layer].out_channels)
+    assert 3 <= len(report.samples) <= 6
+    assert all((folder / sample.picture).is_file() for sample in report.samples)
+    assert report.origin is not None
+    assert Path(report.origin.command.split("--model ")[1].split()[0]).is_file()
+    assert report.parity
 
 
 def test_plan_of_two_rounds_is_from_the_parent(built: tuple[Path, Report]) -> None:
@@ -303,3 +324,14 @@ def test_a_checkpoint_that_was_quantized_already_is_refused(tmp_path: Path, inpu
     torch.save(content, tmp_path / "qat.pt")
     with pytest.raises(EdgepruneError, match=r"quantization already|can't be opened"):
         load(tmp_path / "qat.pt")
+
+
+def test_a_device_that_is_off_is_said_before_anything_is_trained(tmp_path: Path, inputs: dict[str, str]) -> None:
+    asked = [*command(inputs, tmp_path), "--device", "ssh://nobody@127.0.0.1:1"]
+    done = subprocess.run(asked, capture_output=True, text=True, timeout=120, env=os.environ | {"HOME": str(tmp_path)})
+    assert done.returncode == 10
+    assert "can't be reached" in done.stderr
+    assert not (tmp_path / "small-onnxruntime" / "parent.pt").exists()
+    wrong = subprocess.run([*command(inputs, tmp_path), "--device", "pi"], capture_output=True, text=True, timeout=120)
+    assert wrong.returncode == 2
+    assert "not a device's address" in wrong.stderr

@@ -18,7 +18,7 @@ import numpy as np
 from edgeprune.bench.device import Progress
 from edgeprune.errors import DeviceError, EdgepruneError, ExitCode, ExportError, ParityError
 from edgeprune.kit.build_engine import NOT_GOLDEN, REFUSED
-from edgeprune.records import BenchRun, BoardEngine, DeviceAnswer, Record, read_json
+from edgeprune.records import BenchRun, BoardEngine, DeviceAnswer, DeviceInfo, Record, read_json
 from edgeprune.records.benchmark import BenchRequest
 from edgeprune.records.request import (
     AboutAnswer,
@@ -54,6 +54,11 @@ class Bench(Protocol):
     """
 
     address: str
+
+    @property
+    def info(self) -> DeviceInfo:
+        """What it is; raises as `versions` does."""
+        ...
 
     @property
     def architecture(self) -> str:

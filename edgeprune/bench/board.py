@@ -18,10 +18,10 @@ import sys
 from pathlib import Path
 
 from edgeprune.bench.gpu import gpu
-from edgeprune.bench.pace import frequencies, power_mode, throttling
+from edgeprune.bench.pace import frequencies, pinned, power_mode, throttling
 from edgeprune.bench.sensors import temperatures
 from edgeprune.kit import build_engine
-from edgeprune.machine import cores, installed, processor, text
+from edgeprune.machine import cores, emulated, installed, processor, text
 from edgeprune.records.base import to_json
 from edgeprune.records.device_info import DeviceInfo
 from edgeprune.version import __version__
@@ -41,6 +41,7 @@ def device_info(root: Path = Path("/")) -> DeviceInfo:
         os=_os(root),
         kernel=text(root / "proc/sys/kernel/osrelease") or platform.release(),
         architecture=platform.machine(),
+        emulated=emulated(root),
         python=platform.python_version(),
         edgeprune=__version__,
         runtimes=installed(*RUNTIMES),
@@ -48,6 +49,7 @@ def device_info(root: Path = Path("/")) -> DeviceInfo:
         l4t=_l4t(root),
         gpu=gpu() if root == Path("/") else None,
         power_mode=power_mode(root),
+        clocks_pinned=pinned(root),
         throttled_now=None if slowed is None else slowed[0],
         throttled_before=None if slowed is None else slowed[1],
         temperatures_c=temperatures(root),

@@ -3,10 +3,13 @@
 Rules:
 - Images are real and lie decoded in memory before the clock starts; what is timed begins at pixels, as a camera gives
   them, and ends at boxes in the image's pixels. Pre-processing, inference and post-processing are timed apart.
+- With a camera each frame is new; its capture is timed too and is part of the query's latency. Nothing is scored, since
+  frames have no boxes, and no run is quicker than the camera.
 - Post-processing keeps what the validator keeps (score over 0.001): the detections that are timed are those that are
   scored. An image's first answer of the timed run counts; images that it didn't draw are answered after it.
 - Cold start is the first thing that happens; then warm-up, which isn't recorded; then the timed run; then the rest of
-  the images; last, on its own, the pass that power is read in.
+  the images; then, on their own, the pass that shows whether answers are remembered (caching.py) and the one that power
+  is read in.
 - Sensors are read before, after, and once a second between queries.
 - Peak memory is the kernel's high-water mark of this process (VmHWM). getrusage's ru_maxrss is not: it is handed down
   from the process that started this one.
@@ -20,13 +23,25 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
-from edgeprune.bench import energy, scenarios, sensors, validity
+from edgeprune.bench import caching, energy, scenarios, sensors, validity
+from edgeprune.bench.camera import Camera, open_camera
 from edgeprune.bench.measure import MIN_INFERENCES, WARM_UP_SECONDS
+from edgeprune.bench.pace import pinned, pinned_in_words
 from edgeprune.errors import DeviceError
-from edgeprune.machine import cores, environment, text
-from edgeprune.records.benchmark import BenchRequest, CpuUse, DeviceAnswer, DeviceRun, Energy, Prediction
+from edgeprune.machine import cores, emulated, environment, text
+from edgeprune.records.benchmark import (
+    BenchRequest,
+    CpuUse,
+    DeviceAnswer,
+    DeviceRun,
+    Energy,
+    Load,
+    Prediction,
+    ScenarioResult,
+)
 from edgeprune.records.files import sha256_file
 from edgeprune.runtime.decode import Detections, decode
 from edgeprune.runtime.predict import coco_results
@@ -37,6 +52,8 @@ from edgeprune.runtime.session import Session, available, open_session
 HELD_BYTES = 256 << 20
 #: Seconds between readings of the sensors.
 READ_EVERY_S = 1.0
+#: Share of a camera's rate from which on its frames don't pile up.
+KEEPS_UP = 0.95
 
 #: Told what is done: what, and how much of how much.
 Progress = Callable[[str, float, float], None]
@@ -57,14 +74,23 @@ def bench(request: BenchRequest, folder: Path, on_progress: Progress = lambda wh
     why = available(request.runtime, request.precision)  # imports the runtime, which cold start leaves out
     if why:
         raise DeviceError("The precision can't be had.", where=engine, expected=request.precision, got=why)
+    with ExitStack() as stack:
+        camera = None if request.camera is None else stack.enter_context(open_camera(request.camera))
+        return _bench(request, folder, camera, load, root, engine, on_progress)
+
+
+def _bench(
+    request: BenchRequest, folder: Path, camera: Camera | None, load: Load, root: Path, engine: Path,
+    on_progress: Progress,
+) -> DeviceAnswer:  # fmt: skip
     paths = [folder / image for image in request.images]
-    first, _ = letterbox(read_image(paths[0]), *request.input_shape[2:])
+    first, _ = letterbox(camera.frame() if camera else read_image(paths[0]), *request.input_shape[2:])
     begin = time.perf_counter()
     session = open_session(request.runtime, engine, request.precision, request.threads)
     session.run(first)
     cold_start_ms = (time.perf_counter() - begin) * 1e3
 
-    detector = _Detector(session, hold(paths), (request.input_shape[2], request.input_shape[3]))
+    detector = _Detector(session, hold(paths), (request.input_shape[2], request.input_shape[3]), camera)
     warm_up_s = _warm_up(detector)
     detector.found.clear()
     readings = [sensors.read(root, 0.0, ask=True)]
@@ -75,7 +101,7 @@ def bench(request: BenchRequest, folder: Path, on_progress: Progress = lambda wh
             on_progress(load.scenario, min(at_s, load.min_duration_s), load.min_duration_s)
 
     before = _processor_time(root)
-    timed = scenarios.run(load, detector.sample, len(detector.held), between=look)
+    timed = scenarios.run(load, detector.sample, detector.images, between=look)
     cpu = _used(before, _processor_time(root), timed.duration / 1e9)
     readings.append(sensors.read(root, timed.duration / 1e9, ask=True))
     peak = peak_rss_bytes()
@@ -85,14 +111,17 @@ def bench(request: BenchRequest, folder: Path, on_progress: Progress = lambda wh
         found = detector.found.get(index) or detector.answer(read_image(path))
         predictions += [Prediction.model_validate(result) for result in coco_results(index + 1, found)]
         on_progress("accuracy", index + 1, len(paths))
+    remembered = None if camera else caching.check(detector.inference, detector.held, load.seed)
     spent, energy_note = _energy(request, detector, root, on_progress)
     result = scenarios.result(load, timed)
-    void, notes = validity.judge(load, readings, cpu, result.query_ms)
+    void, notes = validity.judge(load, readings, cpu, result.query_ms, emulated(root))
     run = DeviceRun(
         runtime=session.runtime, engine_sha256=sha256_file(engine), threads=request.threads or cores(),
-        cold_start_ms=cold_start_ms, warm_up_s=warm_up_s, held_images=len(detector.held), result=result,
-        peak_rss_bytes=peak, readings=tuple(readings), cpu=cpu, energy=spent, void=void,
-        notes=(*notes, *energy_note, *_held_note(detector, paths)), environment=_environment(root),
+        cold_start_ms=cold_start_ms, warm_up_s=warm_up_s, held_images=len(detector.held),
+        camera=camera and camera.mode, result=result, peak_rss_bytes=peak, readings=tuple(readings), cpu=cpu,
+        energy=spent, caching=remembered, void=(*void, *(caching.void(remembered) if remembered else ())),
+        notes=(*notes, *energy_note, *_held_note(detector, paths), *_camera_note(camera, result)),
+        environment=_environment(root),
     )  # fmt: skip
     return DeviceAnswer(run=run, predictions=tuple(predictions))
 
@@ -135,21 +164,38 @@ def processor_time(stat: str, cpus: set[int]) -> float | None:
 class _Detector:
     """An engine with letterbox and decoding around it, as an application has it."""
 
-    def __init__(self, session: Session, held: list[Pixels], size: tuple[int, int]) -> None:
+    def __init__(self, session: Session, held: list[Pixels], size: tuple[int, int], camera: Camera | None) -> None:
         self.held, self.found = held, dict[int, Detections]()
-        self._session, self._size = session, size
+        self._session, self._size, self._camera = session, size, camera
 
-    def sample(self, index: int) -> tuple[int, int, int]:
-        """Answer a held image; nanoseconds of each part."""
+    @property
+    def images(self) -> int:
+        """How many there are to draw from; a camera's frames count as one."""
+        return len(self.held) or 1
+
+    def sample(self, index: int) -> tuple[int, ...]:
+        """Answer a held image, or the camera's next frame; nanoseconds of each part, of the capture last."""
+        asked = time.perf_counter_ns()
+        image = self._camera.frame() if self._camera else self.held[index]
         start = time.perf_counter_ns()
-        pixels, placed = letterbox(self.held[index], *self._size)
+        pixels, placed = letterbox(image, *self._size)
         ready = time.perf_counter_ns()
         output = self._session.run(pixels)
         inferred = time.perf_counter_ns()
         found = decode(output[0], placed)
         end = time.perf_counter_ns()
+        parts = (ready - start, inferred - ready, end - inferred)
+        if self._camera:
+            return (*parts, start - asked)
         self.found.setdefault(index, found)
-        return ready - start, inferred - ready, end - inferred
+        return parts
+
+    def inference(self, image: Pixels) -> int:
+        """Nanoseconds of the inference of any image."""
+        pixels, _ = letterbox(image, *self._size)
+        start = time.perf_counter_ns()
+        self._session.run(pixels)
+        return time.perf_counter_ns() - start
 
     def answer(self, image: Pixels) -> Detections:
         """Answer any image."""
@@ -160,7 +206,7 @@ class _Detector:
 def _warm_up(detector: _Detector) -> float:
     begin, turn = time.perf_counter(), 0
     while turn < MIN_INFERENCES or time.perf_counter() - begin < WARM_UP_SECONDS:
-        detector.sample(turn % len(detector.held))
+        detector.sample(turn % detector.images)
         turn += 1
     return time.perf_counter() - begin
 
@@ -179,7 +225,7 @@ def _energy(
     def work() -> int:
         begin, images = time.perf_counter(), 0
         while time.perf_counter() - begin < length:
-            detector.sample(images % len(detector.held))
+            detector.sample(images % detector.images)
             images += 1
         return images
 
@@ -207,6 +253,29 @@ def _held_note(detector: _Detector, paths: Sequence[Path]) -> tuple[str, ...]:
     return (f"the timed run drew from the first {len(detector.held)} of {len(paths)} images: what fits in memory",)
 
 
+def _camera_note(camera: Camera | None, result: ScenarioResult) -> tuple[str, ...]:
+    if camera is None:
+        return ()
+    mode, took = camera.mode, result.throughput_per_s
+    scored = "accuracy: not scored, since a camera's frames have no boxes"
+    if mode.frames_per_s is None:
+        return (scored, "camera: it doesn't say how many frames a second it gives")
+    if took < KEEPS_UP * mode.frames_per_s:
+        return (
+            scored,
+            f"camera: it gives {mode.frames_per_s:.1f} frames/s and {took:.1f} were answered: frames wait in the "
+            "driver's queue or are dropped there, and how old they get is in no latency here",
+        )
+    return (
+        scored,
+        f"camera: throughput is bounded by its {mode.frames_per_s:.1f} frames/s; capture is mostly waiting for them",
+    )
+
+
 def _environment(root: Path) -> dict[str, str]:
     power_mode = text(root / "var/lib/nvpmodel/status")
-    return environment() | ({"nvpmodel": power_mode} if power_mode else {})
+    return (
+        environment()
+        | ({"nvpmodel": power_mode} if power_mode else {})
+        | {"clocks pinned": pinned_in_words(pinned(root))}
+    )

@@ -16,9 +16,8 @@ from edgeprune.bench.ask import refused, silent
 from edgeprune.bench.board import device_info
 from edgeprune.bench.device import Progress
 from edgeprune.machine import installed
-from edgeprune.records import write_json
+from edgeprune.records import DeviceInfo, write_json
 from edgeprune.records.address import LOCAL
-from edgeprune.records.device_info import DeviceInfo
 from edgeprune.records.request import Request
 
 
@@ -36,6 +35,11 @@ class LocalBench:
     """This machine."""
 
     address = LOCAL
+
+    @property
+    def info(self) -> DeviceInfo:
+        """See `Bench.info`."""
+        return device_info()
 
     @property
     def architecture(self) -> str:

@@ -7,7 +7,7 @@ Rules:
   round as its own speed asks for.
 - Every sample is kept and reported. Warm-up is over before the first block.
 - Two engines are compared by the medians of their blocks, paired by round. Samples within a block are not
-  independent, so the bootstrap resamples rounds.
+  independent, so the bootstrap resamples rounds. Their tails are compared too (tail.py), over the same resamples.
 
 Sources: MLPerf Inference (keep every latency, report percentiles); Kalibera & Jones 2013, 'Rigorous
 benchmarking in reasonable time' (randomised interleaving, bootstrap over the highest level).
@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgeprune.bench.tail import compare_tails
 from edgeprune.errors import DeviceError
 from edgeprune.machine import cores, environment
 from edgeprune.records import BenchRun, Comparison, Latency, Measurement
@@ -118,6 +119,7 @@ def compare(build: Measurement, parent: Measurement, *, seed: int = 0) -> Compar
     return Comparison(
         build=build.engine, parent=parent.engine, ratio=float(np.median(ratios)), low=low, high=high,
         confidence=CONFIDENCE, pairs=len(ratios),
+        tail=compare_tails(build.blocks_ms, parent.blocks_ms, picks, CONFIDENCE),
     )  # fmt: skip
 
 

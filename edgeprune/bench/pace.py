@@ -2,10 +2,13 @@
 
 Rules:
 - The readers are those of sensors.py: read only, no root, nothing started but `vcgencmd`.
+- Clocks are pinned where the lowest and the highest frequency that they may go to are the same, for every group of
+  cores and the GPU, as `jetson_clocks` makes them; memory (EMC) counts where it can be read, which is for root.
 - Nothing is known to be throttled only because nothing reports it: None is not the same as an empty tuple.
 
 Sources: Linux Documentation/admin-guide/pm/cpufreq.rst (policyX: affected_cpus, scaling_*), arch/x86 therm_throt.c;
 NVIDIA Jetson Linux r36 developer guide, Orin: nvpmodel (/etc/nvpmodel.conf, mode kept in /var/lib/nvpmodel/status),
+jetson_clocks (scaling_min_freq and scaling_max_freq, devfreq's min_freq and max_freq, mrq_rate_locked of BPMP's emc),
 soctherm_oc (oc1 under-voltage, oc2 average over-current, oc3 instantaneous over-current; ocN_event_cnt).
 """
 
@@ -51,6 +54,21 @@ def power_mode(root: Path = Path("/")) -> str | None:
         return None
     name = re.search(rf"^<\s*POWER_MODEL\s+ID={status[1]}\s+NAME=(\S+)\s*>", table, re.MULTILINE)
     return f"{status[1]}: {name[1]}" if name else status[1]
+
+
+def pinned(root: Path = Path("/")) -> dict[str, bool]:
+    """Which clocks are pinned: group of cores, GPU or 'emc' -> whether. Empty where nothing shows its limits."""
+    low = sensors.frequencies(root, "scaling_min_freq") | sensors.gpu_frequencies(root, "min_freq")
+    high = sensors.frequencies(root, "scaling_max_freq") | sensors.gpu_frequencies(root, "max_freq")
+    found = {name: low[name] == high[name] for name in low if name in high}
+    locked = sensors.integer(root / "sys/kernel/debug/bpmp/debug/clk/emc/mrq_rate_locked")
+    return found if locked is None else found | {"emc": locked == 1}
+
+
+def pinned_in_words(clocks: dict[str, bool]) -> str:
+    """'yes', 'no (policy0, 17000000.gpu)' or 'unknown'."""
+    free = [name for name, fixed in clocks.items() if not fixed]
+    return "unknown" if not clocks else f"no ({', '.join(free)})" if free else "yes"
 
 
 def throttling(root: Path = Path("/")) -> tuple[tuple[str, ...], tuple[str, ...]] | None:

@@ -3,7 +3,8 @@
 Rules (MLPerf Inference's edge scenarios; results here are not MLPerf results):
 - single-stream: one image a query, the next query when the last one is answered; its figure is p90. p99 is bounded too:
   a tail of one query in a hundred stands on its very edge, and only the bound shows it for sure.
-- multi-stream: a query is eight images, contiguous in the set; its figure is the p99 of whole queries.
+- multi-stream: a query is eight images, neighbours in the set (LoadGen shuffles it once before; here it stays in the
+  order of its files); its figure is the p99 of whole queries.
 - offline: all images are there at once; its figure is images a second. A session here takes one image at a time, so
   its one query is kept sample by sample.
 - A run lasts as long and has as many queries as asked for, and goes on until early stopping can say something.
@@ -24,7 +25,7 @@ import numpy as np
 
 from edgeprune.bench.early_stopping import estimate, min_queries, of_sorted
 from edgeprune.records import Latency
-from edgeprune.records.benchmark import Load, Scenario, ScenarioResult, Window
+from edgeprune.records.benchmark import Load, Part, Scenario, ScenarioResult, Window
 
 #: Percentiles that early stopping bounds, the scenario's own figure first; offline has none.
 PERCENTILES: dict[Scenario, tuple[float, ...]] = {"single-stream": (0.9, 0.99), "multi-stream": (0.99,), "offline": ()}
@@ -34,8 +35,12 @@ WINDOWS = 60
 #: Images drawn at a time.
 DRAW = 4096
 
-#: Nanoseconds of pre-processing, inference and post-processing of the image with that index.
-Sample = Callable[[int], tuple[int, int, int]]
+#: Columns of `Timed.parts`.
+PARTS: tuple[Part, ...] = ("preprocess", "inference", "postprocess", "capture")
+
+#: Nanoseconds of pre-processing, inference and post-processing of the image with that index; with a camera, fourth, of
+#: its capture.
+Sample = Callable[[int], tuple[int, ...]]
 
 
 @dataclass
@@ -45,9 +50,7 @@ class Timed:
     started: array[int] = field(default_factory=lambda: array("q"))
     queries: array[int] = field(default_factory=lambda: array("q"))
     image: array[int] = field(default_factory=lambda: array("q"))
-    parts: tuple[array[int], array[int], array[int]] = field(
-        default_factory=lambda: (array("q"), array("q"), array("q"))
-    )
+    parts: tuple[array[int], ...] = field(default_factory=lambda: tuple(array("q") for _ in PARTS))
     duration: int = 0
 
 
@@ -78,7 +81,7 @@ def run(
         first = next(draws)
         start = clock()
         for index in range(first, first + size):
-            for column, part in zip(timed.parts, sample(index % images), strict=True):
+            for column, part in zip(timed.parts, sample(index % images), strict=False):  # capture stays empty
                 column.append(part)
             timed.image.append(index % images)
         end = clock()
@@ -102,8 +105,9 @@ def result(load: Load, timed: Timed) -> ScenarioResult:
         preprocess_ms=tuple(parts[0]),
         inference_ms=tuple(parts[1]),
         postprocess_ms=tuple(parts[2]),
+        capture_ms=tuple(parts[3]) or None,
         latency_ms=percentiles(query_ms),
-        parts_ms=dict(zip(("preprocess", "inference", "postprocess"), map(percentiles, parts), strict=True)),
+        parts_ms={name: percentiles(part) for name, part in zip(PARTS, parts, strict=True) if part},
         early_stopping=tuple(estimate(query_ms, percentile) for percentile in PERCENTILES[load.scenario]),
         throughput_per_s=len(timed.image) / (timed.duration / 1e9),
         over_time=tuple(_windows(timed)),

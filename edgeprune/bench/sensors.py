@@ -6,9 +6,9 @@ Rules:
   over-current events of a Jetson), and a frequency limit that the system lowered.
 - The bits come from sysfs where the kernel has the file, else from `vcgencmd`, a process: then before and after only.
 
-Sources: Linux Documentation/ABI/testing/sysfs-class-thermal (millidegrees) and sysfs-devices-system-cpu (kHz;
-*_throttle_count); Raspberry Pi documentation, 'vcgencmd get_throttled'; NVIDIA Jetson Linux Developer Guide, 'Platform
-Power and Performance' (oc*_event_cnt).
+Sources: Linux Documentation/ABI/testing/sysfs-class-thermal (millidegrees), sysfs-devices-system-cpu (kHz;
+*_throttle_count) and sysfs-class-devfreq (Hz); Raspberry Pi documentation, 'vcgencmd get_throttled'; NVIDIA Jetson
+Linux Developer Guide, 'Platform Power and Performance' (oc*_event_cnt).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from edgeprune.records.benchmark import Reading
 THROTTLED = {0: "under-voltage", 1: "frequency capped", 2: "throttled", 3: "soft temperature limit"}
 SINCE_BOOT = 16
 
+_GPU = re.compile(r"gpu|\.g[a-z]\d\db$")
 _BITS = ("sys/devices/platform/soc*/soc*:firmware/get_throttled", "sys/devices/platform/soc*/*firmware/get_throttled")
 _COUNTERS = (
     "sys/devices/system/cpu/cpu*/thermal_throttle/core_throttle_count",
@@ -44,8 +45,8 @@ def read(root: Path, at_s: float, *, ask: bool = False) -> Reading:
     return Reading(
         at_s=at_s,
         temperature_c=temperatures(root),
-        frequency_mhz=frequencies(root, "scaling_cur_freq"),
-        frequency_limit_mhz=frequencies(root, "scaling_max_freq"),
+        frequency_mhz=frequencies(root, "scaling_cur_freq") | gpu_frequencies(root, "cur_freq"),
+        frequency_limit_mhz=frequencies(root, "scaling_max_freq") | gpu_frequencies(root, "max_freq"),
         throttled=throttled_bits(root, ask=ask),
         throttle_events=throttle_events(root),
     )
@@ -68,6 +69,16 @@ def frequencies(root: Path, file: str) -> dict[str, float]:
         value = integer(policy / file)
         if value is not None:
             found[policy.name] = value / 1e3
+    return found
+
+
+def gpu_frequencies(root: Path, file: str) -> dict[str, float]:
+    """MHz by GPU: devfreq's devices that are one by their name (17000000.gpu, 17000000.gv11b, gpu-gpc-0)."""
+    found = {}
+    for device in sorted(root.glob("sys/class/devfreq/*")):
+        value = integer(device / file) if _GPU.search(device.name) else None
+        if value is not None:
+            found[device.name] = value / 1e6
     return found
 
 

@@ -5,6 +5,7 @@ Rules:
   counter of the kernel's that went up; a frequency limit that fell under the first one.
 - Disturbed: others had more than `OTHERS` of the processor time on the cores that the benchmark may use, the thief of a
   virtual machine among them; or latency at the run's end is off that at its start by more than `DRIFT`.
+- Emulated: its times are no machine's; its detections count.
 - In a sustained run heat and what comes of it are the finding: they are notes, and only the rest makes it void.
 - What can't be known is a note too: no sensor is no proof of coolness.
 
@@ -29,7 +30,11 @@ FEWEST = 50
 
 
 def judge(
-    load: Load, readings: Sequence[Reading], cpu: CpuUse | None, query_ms: Sequence[float]
+    load: Load,
+    readings: Sequence[Reading],
+    cpu: CpuUse | None,
+    query_ms: Sequence[float],
+    emulation: str | None = None,
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Why a run is void, and what else there is to say.
 
@@ -38,6 +43,7 @@ def judge(
         readings: First before, last after the run.
         cpu: Processor time over the run, where it is known.
         query_ms: Latency of every query in order.
+        emulation: Why the machine is taken for an emulated one, if it is.
 
     Returns:
         Reasons (none: the run counts) and notes.
@@ -47,6 +53,8 @@ def judge(
     if drifted:
         heat.append(drifted)
     reasons = [why for why in heat if not load.sustained or THROTTLED[0] in why]
+    if emulation:
+        reasons.insert(0, f"emulated: {emulation}")
     notes += [f"sustained: {why}" for why in heat if why not in reasons]
     if cpu is None:
         notes.append("noise: this system doesn't report the processor time of others")

@@ -9,6 +9,7 @@ from edgeprune.records.board import BoardEngine
 from edgeprune.records.bundle import Bundle, BundleFile, Lineage, TensorSpec
 from edgeprune.records.calibration import CalibrationImage, CalibrationSet
 from edgeprune.records.device_info import CpuFrequency, DeviceInfo
+from edgeprune.records.figures import Block, Box, Candidate, LatencyPicture, LayerWidth, Origin, Sample
 from edgeprune.records.kit import Kit
 from edgeprune.records.measurement import Accuracy, Comparison, Latency, Measurement, Parity, TensorParity
 from edgeprune.records.plan import LayerKeep, PrunedGroup, PrunePlan
@@ -23,11 +24,14 @@ __all__ = [
     "BenchRequest",
     "BenchRun",
     "Benchmark",
+    "Block",
     "BoardEngine",
+    "Box",
     "Bundle",
     "BundleFile",
     "CalibrationImage",
     "CalibrationSet",
+    "Candidate",
     "Comparison",
     "CpuFrequency",
     "DeviceAddress",
@@ -36,11 +40,14 @@ __all__ = [
     "Goal",
     "Kit",
     "Latency",
+    "LatencyPicture",
     "LayerKeep",
+    "LayerWidth",
     "Lineage",
     "Load",
     "Measurement",
     "Mixed",
+    "Origin",
     "Parity",
     "PrunePlan",
     "PrunedGroup",
@@ -49,6 +56,7 @@ __all__ = [
     "Record",
     "Report",
     "Row",
+    "Sample",
     "Scheme",
     "TargetProfile",
     "TensorParity",

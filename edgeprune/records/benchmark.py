@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from edgeprune.records.address import LOCAL
 from edgeprune.records.base import InputShape, Record
@@ -21,6 +21,7 @@ from edgeprune.records.measurement import Accuracy, Latency, Milliseconds
 from edgeprune.records.target import Precision, Runtime
 
 Scenario = Literal["single-stream", "multi-stream", "offline"]
+Part = Literal["capture", "preprocess", "inference", "postprocess"]
 Seconds = Annotated[float, Field(ge=0)]
 
 
@@ -54,8 +55,10 @@ class BenchRequest(Record):
     threads: int = Field(ge=0, le=256)
     """0 = one a core."""
     input_shape: InputShape
-    images: tuple[str, ...] = Field(min_length=1)
-    """Image files; their place in this list, from 1, is the image id of the predictions."""
+    images: tuple[str, ...] = ()
+    """Image files; their place in this list, from 1, is the image id of the predictions. Empty only with a camera."""
+    camera: str | None = None
+    """Instead of images: '0' for /dev/video0, a device's path, or 'lavfi:GRAPH' (camera.py). single-stream only."""
     load: Load = Load()
     sensors_root: str = "/"
     """Where the device's /sys and /proc lie: elsewhere only for a recorded tree."""
@@ -63,6 +66,14 @@ class BenchRequest(Record):
     def moved(self, to: Callable[[str], str]) -> BenchRequest:
         """The same with its files elsewhere (records/request.py)."""
         return self.model_copy(update={"engine": to(self.engine), "images": tuple(map(to, self.images))})
+
+    @model_validator(mode="after")
+    def _one_source(self) -> BenchRequest:
+        if bool(self.images) == (self.camera is not None):
+            raise ValueError("images or a camera, one of them")
+        if self.camera is not None and self.load.scenario != "single-stream":
+            raise ValueError(f"a camera gives one frame after another: single-stream, not {self.load.scenario}")
+        return self
 
 
 class EarlyStopping(Record):
@@ -98,7 +109,9 @@ class ScenarioResult(Record):
     query_ms: tuple[Milliseconds, ...]
     """Each query from issue to its last detection."""
     image: tuple[int, ...]
-    """Index of each sample's image in the request."""
+    """Index of each sample's image in the request; 0 for a camera's frames, which aren't kept."""
+    capture_ms: tuple[Milliseconds, ...] | None = None
+    """Each sample with a camera: waiting for the frame, decoding it, RGB. None where images lay in memory."""
     preprocess_ms: tuple[Milliseconds, ...]
     """Each sample: pixels in memory to the engine's input."""
     inference_ms: tuple[Milliseconds, ...]
@@ -106,7 +119,7 @@ class ScenarioResult(Record):
     """Each sample: the engine's output to boxes in the image's pixels."""
     latency_ms: Latency
     """Of queries."""
-    parts_ms: dict[Literal["preprocess", "inference", "postprocess"], Latency]
+    parts_ms: dict[Part, Latency]
     """Of samples."""
     early_stopping: tuple[EarlyStopping, ...]
     """single-stream: p90, its figure, and p99; multi-stream: p99; offline: none, its figure is throughput."""
@@ -158,6 +171,34 @@ class Energy(Record):
         return self.joules / self.images
 
 
+class CameraMode(Record):
+    """What a camera delivered."""
+
+    source: str
+    """As the request named it."""
+    width: int = Field(ge=1)
+    height: int = Field(ge=1)
+    """Pixels."""
+    format: str
+    """How frames come from it: mjpeg, rawvideo …"""
+    frames_per_s: float | None
+    """What it says of its rate: no run is quicker. None where it doesn't."""
+
+
+class Caching(Record):
+    """An input repeated against inputs that were never seen: inference alone, in paired blocks."""
+
+    repeated_ms: tuple[tuple[Milliseconds, ...], ...]
+    new_ms: tuple[tuple[Milliseconds, ...], ...]
+    """Every call, one tuple a block, pairs in the order they ran."""
+    ratio: float = Field(ge=0)
+    """Median over pairs of repeated : new. Well under 1: answers are remembered."""
+    low: float = Field(ge=0)
+    high: float = Field(ge=0)
+    """Ends of the bootstrap confidence interval of the ratio."""
+    confidence: float = Field(gt=0.5, lt=1)
+
+
 class Prediction(Record):
     """One detection in COCO's result format."""
 
@@ -179,8 +220,9 @@ class DeviceRun(Record):
     cold_start_ms: Milliseconds
     """From a fresh process to the engine's first answer, imports left out."""
     warm_up_s: Seconds
-    held_images: int = Field(ge=1)
-    """Images that the timed run drew from: held as pixels in memory."""
+    held_images: int = Field(ge=0)
+    """Images that the timed run drew from: held as pixels in memory. 0 with a camera."""
+    camera: CameraMode | None = None
     result: ScenarioResult
     peak_rss_bytes: int | None
     """Of the process, up to the end of the timed run, held images included."""
@@ -188,6 +230,8 @@ class DeviceRun(Record):
     """First before, last after the timed run."""
     cpu: CpuUse | None
     energy: Energy | None
+    caching: Caching | None = None
+    """None with a camera, whose frames are all new."""
     void: tuple[str, ...]
     """Why the run doesn't count; empty where it does."""
     notes: tuple[str, ...]
@@ -201,7 +245,7 @@ class DeviceAnswer(Record):
     format: Literal[1] = 1
     run: DeviceRun
     predictions: tuple[Prediction, ...]
-    """Of every image once: of the timed run, and after it of the images that it didn't draw."""
+    """Of every image once: of the timed run, and after it of the images that it didn't draw. None with a camera."""
 
 
 class Benchmark(Record):
@@ -212,12 +256,12 @@ class Benchmark(Record):
     """Where it was measured: `local`, or ssh://…"""
     bundle_sha256: Sha256
     """Of the bundle's folder, manifest included."""
-    data: str
-    """The data.yaml that images and boxes come from."""
+    data: str | None
+    """The data.yaml that images and boxes come from; None with a camera."""
     request: BenchRequest
     run: DeviceRun
-    accuracy: Accuracy
-    """Of the run's own predictions."""
+    accuracy: Accuracy | None
+    """Of the run's own predictions; None with a camera, whose frames have no boxes."""
     bundle_map50_95: float = Field(ge=0, le=1)
     """What the bundle's manifest says of its accuracy."""
     notes: tuple[str, ...] = ()

@@ -39,6 +39,8 @@ class DeviceInfo(Record):
     """Release of the kernel."""
     architecture: str
     """aarch64, x86_64 …"""
+    emulated: str | None = None
+    """Why it is taken for an emulated machine, whose times are none; null where nothing speaks for it."""
     python: str
     """Version of the Python that answered."""
     edgeprune: str
@@ -53,6 +55,8 @@ class DeviceInfo(Record):
     """NVIDIA: its name and compute capability, as the driver says them."""
     power_mode: str | None
     """Jetson: number and name of the nvpmodel mode."""
+    clocks_pinned: dict[str, bool] = Field(default_factory=dict)
+    """Group of cores, GPU, or 'emc' (memory) -> whether its frequency can't move; empty where nothing tells."""
     throttled_now: tuple[str, ...] | None
     """What slows it down at this moment; null where it can't be told."""
     throttled_before: tuple[str, ...] | None

@@ -24,3 +24,5 @@ class Installation(Record):
     """Size of the runtime's package; 0 where it is the board's own."""
     import_s: float = Field(ge=0)
     """Importing every device room in a fresh process, best of three, seconds; without the runtime."""
+    emulated: str | None = None
+    """Why the device is taken for an emulated machine, whose times are none; null where nothing speaks for it."""

@@ -42,6 +42,34 @@ class Measurement(Record):
     """From an empty process to the engine's first answer, imports left out."""
 
 
+class Tail(Record):
+    """The slow end of a build against its parent's, over the rounds of one run."""
+
+    percentile: float = Field(gt=0, lt=1)
+    """0.99, or 0.9 where there were too few samples for that."""
+    samples: int = Field(ge=1)
+    """Of the engine that has fewer."""
+    build_ms: Milliseconds
+    parent_ms: Milliseconds
+    """The percentile of all samples."""
+    low: float = Field(ge=0)
+    high: float = Field(ge=0)
+    """Ends of the bootstrap interval of build_ms : parent_ms."""
+    build_behind_ms: Milliseconds
+    parent_behind_ms: Milliseconds
+    """Geometric mean of the samples behind the percentile: of the slowest hundredth, or tenth."""
+    behind_low: float = Field(ge=0)
+    behind_high: float = Field(ge=0)
+    """Ends of the bootstrap interval of build_behind_ms : parent_behind_ms."""
+    confidence: float = Field(gt=0.5, lt=1)
+    """That neither interval misleads."""
+
+    @property
+    def slower(self) -> bool:
+        """Whether the whole of either interval lies over 1."""
+        return self.low > 1 or self.behind_low > 1
+
+
 class Comparison(Record):
     """Build against parent over paired blocks of one run."""
 
@@ -54,6 +82,8 @@ class Comparison(Record):
     """Ends of the bootstrap confidence interval of the ratio."""
     confidence: float = Field(gt=0.5, lt=1)
     pairs: int = Field(ge=2)
+    tail: Tail | None = None
+    """None where there were too few samples to say anything about it."""
 
     @property
     def faster(self) -> bool:

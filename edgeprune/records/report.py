@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from edgeprune.records.base import Record
+from edgeprune.records.figures import Candidate, LatencyPicture, LayerWidth, Origin, Sample
 from edgeprune.records.golden import GoldenDifference
 from edgeprune.records.measurement import Accuracy, Comparison, Latency, Measurement, Parity
 
@@ -39,7 +40,7 @@ class Verdict(Record):
 
 
 class Report(Record):
-    """report.json."""
+    """report.json; report.html shows the same. What a report from before it was written down lacks is empty or None."""
 
     target: str
     rows: tuple[Row, ...]
@@ -54,6 +55,16 @@ class Report(Record):
     """Machine and versions."""
     inputs: dict[str, str] = Field(default_factory=dict)
     """SHA-256 of model, data set, target and recipe."""
+    candidates: tuple[Candidate, ...] = ()
+    """Every engine that was raced, in the order of `rows`."""
+    latencies: LatencyPicture | None = None
+    widths: tuple[LayerWidth, ...] = ()
+    """Of the layers with channels, in the model's order."""
+    parity: tuple[Parity, ...] = ()
+    samples: tuple[Sample, ...] = ()
+    sample_score: float = 0.0
+    """Detections of `samples` are those with at least this score."""
+    origin: Origin | None = None
 
 
 class BenchRun(Record):

@@ -1,6 +1,6 @@
 """Installs the device side. Runs ON the device with its own python3 and nothing else: standard library only.
 
-    python3 install.py '{"root", "name", "incoming", "wheel", "constraints", "runtime", "rooms"}'
+    python3 install.py '{"root", "name", "incoming", "wheel", "constraints", "wheels", "runtime", "rooms"}'
 
 Rules:
 - Everything is made in NAME.part and renamed; then the link `current` is replaced. Who starts `current/bin/python`
@@ -55,7 +55,8 @@ print(json.dumps(import_s))
 """
 
 _SIZES = """
-import importlib.metadata as m, json, os, sys
+import importlib.metadata as m, json, os, pathlib, sys
+from edgeprune.machine import emulated
 def size(distribution):
     paths = {str(distribution.locate_file(f)) for f in distribution.files or ()}
     return sum(os.lstat(p).st_size for p in paths if os.path.lexists(p))
@@ -65,7 +66,8 @@ found = {d.metadata["Name"]: d for d in m.distributions() if os.path.realpath(d.
 versions = {n: d.version for n, d in found.items()}
 if boards_own:
     versions[runtime] = __import__(runtime).__version__
-print(json.dumps({"versions": versions, "runtime_bytes": 0 if boards_own else size(found[runtime])}))
+about = {"runtime_bytes": 0 if boards_own else size(found[runtime]), "emulated": emulated(pathlib.Path("/"))}
+print(json.dumps({"versions": versions} | about))
 """
 
 
@@ -132,7 +134,8 @@ def make(part: Path, final: Path, request: dict[str, Any]) -> None:
     python = str(part / "bin" / "python")
     pip = [python, "-m", "pip", "--disable-pip-version-check", "--no-input", "--quiet"]
     wanted = request["wheel"] if own else f"{request['wheel']}[{request['runtime']}]"
-    run("pip", [*pip, "install", "--no-compile", "--no-cache-dir", "-c", request["constraints"], wanted])
+    given = ["--no-index", "--find-links", request["wheels"]] if request["wheels"] else []
+    run("pip", [*pip, "install", "--no-compile", "--no-cache-dir", *given, "-c", request["constraints"], wanted])
     rooms = json.dumps([request["rooms"], None])
     run("check", [python, "-I", "-c", _CHECK, json.dumps([request["rooms"], request["runtime"]])])
     import_s = min(float(run("check", [python, "-I", "-c", _CHECK, rooms])) for _ in range(3))
@@ -145,7 +148,7 @@ def make(part: Path, final: Path, request: dict[str, Any]) -> None:
     record = {
         "name": request["name"], "runtime": request["runtime"], "python": sys.version.split()[0],
         "versions": sizes["versions"], "runtime_bytes": sizes["runtime_bytes"],
-        "install_bytes": total - sizes["runtime_bytes"], "import_s": import_s,
+        "install_bytes": total - sizes["runtime_bytes"], "import_s": import_s, "emulated": sizes["emulated"],
     }  # fmt: skip
     (part / RECORD).write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
 

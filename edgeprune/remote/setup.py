@@ -27,6 +27,7 @@ from edgeprune.records.installation import Installation
 from edgeprune.remote import install as installer
 from edgeprune.remote.device import Device, Finished
 from edgeprune.remote.wheel import find_constraints, find_wheel
+from edgeprune.remote.wheelhouse import fetch, platform_of
 from edgeprune.version import PYTHONS, __version__
 
 #: Below the device's home.
@@ -51,6 +52,7 @@ ROOMS = (
     "edgeprune.errors", "edgeprune.records", "edgeprune.runtime.session", "edgeprune.runtime.predict",
     "edgeprune.runtime.tensorrt", "edgeprune.bench.build",
     "edgeprune.bench.measure", "edgeprune.bench.worker", "edgeprune.bench.board", "edgeprune.bench.device",
+    "edgeprune.bench.__main__", "edgeprune.bench.store",
 )  # fmt: skip
 
 #: What a setup is doing, in words.
@@ -58,7 +60,13 @@ Told = Callable[[str], None]
 
 
 async def set_up(
-    device: Device, runtime: str, *, python: str = "python3", wheel: Path | None = None, tell: Told = lambda _: None
+    device: Device,
+    runtime: str,
+    *,
+    python: str = "python3",
+    wheel: Path | None = None,
+    offline: bool = False,
+    tell: Told = lambda _: None,
 ) -> tuple[Installation, bool]:
     """Install the device side with one runtime.
 
@@ -66,6 +74,7 @@ async def set_up(
         runtime: onnxruntime, openvino, or tensorrt, which must be there already.
         python: The device's interpreter to build on.
         wheel: edgeprune's wheel; without one it is built from the source checkout.
+        offline: Whether the device reaches no package index: its wheels are fetched here and copied.
         tell: Told what is being done.
 
     Returns:
@@ -88,16 +97,27 @@ async def set_up(
         there = await _installed(device, root)
         if there is not None and there.name == name:
             return there, False
-        await _require_clock(device)
+        if not offline:
+            await _require_clock(device)
         await _require_space(device, root)
         incoming = f"{root}/incoming-{name}"  # each its own: another setup may be reading from its
+        wheels: list[Path] = []
+        if offline:
+            about = await platform_of(device, python)
+            tell(f"fetching wheels for {about[0]}, Python {about[2][0]}.{about[2][1]}")
+            (Path(folder) / "wheels").mkdir()
+            wheels = fetch(files[0], runtime, files[1], Path(folder) / "wheels", *about)
         for file in files:
             tell(f"copying {file.name}")
             await device.put(file, f"{incoming}/{file.name}")
+        if offline:
+            tell(f"copying {len(wheels)} wheels, {sum(w.stat().st_size for w in wheels) / 1e6:.0f} MB")
+            await device.put(Path(folder) / "wheels", f"{incoming}/wheels")
         request = {
             "root": root, "name": name, "runtime": runtime, "rooms": ROOMS, "incoming": incoming,
             "wheel": f"{incoming}/{files[0].name}", "constraints": f"{incoming}/{files[1].name}",
             "boards_own": runtime in BOARDS_OWN,
+            "wheels": f"{incoming}/wheels" if offline else None,
         }  # fmt: skip
         tell(f"installing {runtime} and edgeprune {__version__} there")
         script = f"{incoming}/{files[2].name}"

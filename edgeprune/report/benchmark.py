@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
 
 from rich.console import Console
 from rich.markup import escape
@@ -11,12 +10,12 @@ from rich.table import Table
 
 from edgeprune.records import Benchmark, Latency
 from edgeprune.records.address import LOCAL
-from edgeprune.records.benchmark import ScenarioResult
+from edgeprune.records.benchmark import Part, ScenarioResult
 
 #: Windows of a sustained run that are printed; the file has them all.
 SHOWN = 10
 #: In the order in which an image goes through them; a file has them by name.
-PARTS: tuple[Literal["preprocess", "inference", "postprocess"], ...] = ("preprocess", "inference", "postprocess")
+PARTS: tuple[Part, ...] = ("capture", "preprocess", "inference", "postprocess")
 
 
 def show(found: Benchmark, console: Console) -> None:
@@ -24,6 +23,8 @@ def show(found: Benchmark, console: Console) -> None:
     run, result = found.run, found.run.result
     place = "" if found.device == LOCAL else f" on {found.device}"
     title = f"{found.target}{place}, {result.scenario}: {run.runtime}, {found.request.precision}, {run.threads} threads"
+    if "emulated" in run.environment:
+        title += ", emulated: times of no machine"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     table.add_column("ms")
     for heading in ("p50", "p90", "p99", "MAD", "samples"):
@@ -34,7 +35,7 @@ def show(found: Benchmark, console: Console) -> None:
             str(latency.samples),
         )  # fmt: skip
     console.print(table)
-    for sentence in _sentences(found):
+    for sentence in sentences(found):
         console.print(f"  {escape(sentence)}")
     if found.request.load.sustained:
         console.print(_over_time(result))
@@ -49,10 +50,11 @@ def _rows(result: ScenarioResult) -> Iterator[tuple[str, Latency]]:
     size = result.samples_per_query
     yield f"query of {size} image{'s' if size > 1 else ''}", result.latency_ms
     for part in PARTS:
-        yield f"  {part}", result.parts_ms[part]
+        if part in result.parts_ms:
+            yield f"  {part}", result.parts_ms[part]
 
 
-def _sentences(found: Benchmark) -> Iterator[str]:
+def sentences(found: Benchmark) -> Iterator[str]:
     run, result = found.run, found.run.result
     yield f"{result.throughput_per_s:.1f} images/s over {result.duration_s:.1f} s, pre- and postprocessing included"
     for stopping in result.early_stopping:
@@ -63,10 +65,19 @@ def _sentences(found: Benchmark) -> Iterator[str]:
             f"{stopping.queries} queries discarded"
         )
         yield f"p{stopping.percentile * 100:.0f} by early stopping: {said}"
-    yield (
-        f"mAP50-95 {found.accuracy.map50_95:.4f}, mAP50 {found.accuracy.map50:.4f} on {found.accuracy.images} images, "
-        f"of these answers; the bundle says {found.bundle_map50_95:.4f}"
-    )
+    if found.accuracy is not None:
+        yield (
+            f"mAP50-95 {found.accuracy.map50_95:.4f}, mAP50 {found.accuracy.map50:.4f} on {found.accuracy.images} "
+            f"images, of these answers; the bundle says {found.bundle_map50_95:.4f}"
+        )
+    if run.camera is not None:
+        rate = f"{run.camera.frames_per_s:.1f} frames/s" if run.camera.frames_per_s else "a rate that it doesn't say"
+        yield f"camera {run.camera.source}: {run.camera.width} x {run.camera.height}, {run.camera.format}, {rate}"
+    if run.caching is not None:
+        yield (
+            f"a repeated input takes {run.caching.ratio:.2f} of a new one's time "
+            f"({run.caching.confidence:.0%} interval {run.caching.low:.2f} to {run.caching.high:.2f})"
+        )
     peak = f", peak memory {run.peak_rss_bytes / 2**20:.0f} MiB" if run.peak_rss_bytes else ""
     yield f"cold start {run.cold_start_ms:.0f} ms, warm-up {run.warm_up_s:.1f} s{peak}"
     heat = _by_name([reading.temperature_c for reading in run.readings])
@@ -75,6 +86,7 @@ def _sentences(found: Benchmark) -> Iterator[str]:
         yield f"{hottest}: {heat[hottest][0]:.1f} °C at the start, {max(heat[hottest]):.1f} at most"
     for policy, mhz in _by_name([reading.frequency_mhz for reading in run.readings]).items():
         yield f"{policy}: {min(mhz):.0f} to {max(mhz):.0f} MHz"
+    yield f"clocks pinned: {run.environment.get('clocks pinned', 'unknown')}"
     if run.energy:
         yield (
             f"{run.energy.joules_per_image * 1e3:.1f} mJ an image ({run.energy.source}; a pass of its own, "

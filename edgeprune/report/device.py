@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rich.table import Table
 
+from edgeprune.bench.pace import pinned_in_words
 from edgeprune.records.device_info import DeviceInfo
 from edgeprune.records.installation import Installation
 from edgeprune.remote.setup import LIMIT_BYTES, LIMIT_IMPORT_S, duration
@@ -22,12 +23,14 @@ def info_table(info: DeviceInfo) -> Table:
         "SoC": info.soc,
         "cores, memory": f"{info.cores}, {memory}",
         "system": f"{info.os or NOT_REPORTED}, Linux {info.kernel}, {info.architecture}",
+        "emulated": info.emulated or "not found to be",
         "Python": info.python,
         "edgeprune": info.edgeprune,
         "runtimes": ", ".join(f"{name} {number}" for name, number in info.runtimes.items()) or "none",
         "L4T": info.l4t,
         "GPU": info.gpu,
         "power mode": info.power_mode,
+        "clocks pinned": pinned_in_words(info.clocks_pinned),
         "throttled now": _slowed(info.throttled_now),
         "throttled before": _slowed(info.throttled_before),
         "temperatures": ", ".join(f"{zone} {degrees:.1f} °C" for zone, degrees in info.temperatures_c.items()),
@@ -55,6 +58,8 @@ def warnings(info: DeviceInfo) -> list[str]:
             f"its clock is {duration(info.clock_offset_s)}: certificates and signatures are judged by it; "
             "sudo timedatectl set-ntp true"
         )
+    if info.emulated:
+        said.append(f"it is emulated ({info.emulated}): what it computes counts, how long it takes doesn't")
     if info.throttled_now:
         said.append(f"it is slowed down now ({', '.join(info.throttled_now)}): what is measured now doesn't count")
     if not info.runtimes:
@@ -67,9 +72,11 @@ def installation_lines(found: Installation) -> list[str]:
     lines = [
         f"{found.install_bytes / 1e6:.1f} MB beside {found.runtime} {found.versions[found.runtime]} itself "
         f"({found.runtime_bytes / 1e6:.1f} MB); at most {LIMIT_BYTES / 1e6:.0f} MB were meant",
-        f"importing it takes {found.import_s:.2f} s there; under {LIMIT_IMPORT_S} s was meant",
+        f"importing it takes {found.import_s:.2f} s there; under {LIMIT_IMPORT_S} s was meant"
+        if found.emulated is None
+        else f"importing it takes {found.import_s:.2f} s, emulated ({found.emulated}): the time of no machine",
     ]
-    if found.install_bytes > LIMIT_BYTES or found.import_s >= LIMIT_IMPORT_S:
+    if found.install_bytes > LIMIT_BYTES or (found.import_s >= LIMIT_IMPORT_S and found.emulated is None):
         lines.append("that is more than was meant: a slow disk, a busy machine, or a package that has grown")
     return lines
 

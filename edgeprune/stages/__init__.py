@@ -1,23 +1,14 @@
-"""The stages of a build: what makes a model (make.py), what has a board build its engines (board.py), and what judges
-it (judge.py)."""
+"""The stages of a build: what makes a model (make.py), what has a board build its engines (board.py), what judges it
+(judge.py), what shows it (page.py)."""
 
 from edgeprune.stages.board import build_on_device
 from edgeprune.stages.common import reach
 from edgeprune.stages.judge import bench, bundle, report, verify
 from edgeprune.stages.make import admit, calibrate, export, finetune, price, prune, swap
+from edgeprune.stages.page import page
 
 __all__ = [
-    "admit",
-    "bench",
-    "build_on_device",
-    "bundle",
-    "calibrate",
-    "export",
-    "finetune",
-    "price",
-    "prune",
-    "reach",
-    "report",
-    "swap",
+    "admit", "bench", "build_on_device", "bundle", "calibrate", "export", "finetune", "page", "price", "prune", "reach",
+    "report", "swap",
     "verify",
-]
+]  # fmt: skip

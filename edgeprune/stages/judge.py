@@ -38,6 +38,7 @@ from edgeprune.stages.common import (
     probes,
     versions,
 )
+from edgeprune.stages.page import figures
 from edgeprune.version import __version__
 
 
@@ -116,7 +117,7 @@ def bench(job: Job, again: bool = False) -> None:
 
 
 def report(job: Job, again: bool = False) -> Report:
-    """report.json: rows and verdict."""
+    """report.json: rows, verdict and all that report.html draws; samples/ for its images."""
 
     def act(work: Path) -> None:
         from edgeprune.report.verdict import judge
@@ -149,6 +150,7 @@ def report(job: Job, again: bool = False) -> Report:
             Report(
                 target=job.target, rows=rows, verdict=verdict, comparisons=comparisons, left_out=run.left_out,
                 notes=notes, environment=environment, inputs=job.sha256,
+                **figures(job, work, run, checked, plan, verdict),
             ),
         )  # fmt: skip
 
@@ -156,10 +158,11 @@ def report(job: Job, again: bool = False) -> Report:
         "report", act,
         reads={
             "bench": job.shop / "bench.json", "verify": job.shop / "verify.json", "plan": job.shop / "plan.json",
-            "goal": job.recipe.goal.model_dump(), "inputs": job.sha256, **board_records(job),
+            "goal": job.recipe.goal.model_dump(), "inputs": job.sha256, "predictions": job.shop / "predictions",
+            **board_records(job),
             **{name: job.shop / name for name in ("mixed.json", "activation.json") if (job.shop / name).exists()},
         },
-        makes=("report.json",), force=again,
+        makes=("report.json", "samples"), force=again,
     )  # fmt: skip
     return read_json(job.shop / "report.json", Report, EdgepruneError)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from rich.console import Console
 from edgeprune.bench.board import device_info
 from edgeprune.bench.pace import frequencies, power_mode, throttling
 from edgeprune.bench.sensors import temperatures
+from edgeprune.machine import emulated
 from edgeprune.records import DeviceInfo
 from edgeprune.report.device import info_table, warnings
 from tests.bench import boards
@@ -49,6 +51,7 @@ def test_jetson_orin_nano(tmp_path: Path) -> None:
     assert info.throttled_before == ("instantaneous over-current (17 events)",)
     assert info.temperatures_c["tj-thermal"] == 49.5
     assert "cv0-thermal" not in info.temperatures_c
+    assert info.clocks_pinned == {"policy0": False, "policy4": False}
 
 
 def test_a_container_without_the_link_still_knows_its_board(tmp_path: Path) -> None:
@@ -107,6 +110,43 @@ def test_zones_of_one_type_are_told_apart(tmp_path: Path) -> None:
     assert temperatures(root) == {"acpitz": -5.0, "acpitz 1": 30.0}
 
 
+@pytest.mark.parametrize(
+    ("files", "machine", "why"),
+    [
+        ({"proc/sys/kernel/arch": "x86_64\n"}, "aarch64", "programs run as aarch64 on a kernel for x86_64"),
+        ({"proc/sys/kernel/arch": "aarch64\n"}, "x86_64", "programs run as x86_64 on a kernel for aarch64"),
+        ({"proc/thread-self/maps": "7f00-7f01 r-xp 0 fe:00 9 /usr/bin/qemu-aarch64-static\n"}, "aarch64",
+         "qemu-aarch64-static runs this process"),
+        ({"proc/device-tree/compatible": "linux,dummy-virt\0"}, "aarch64",
+         "the board is QEMU's virtual one, linux,dummy-virt"),
+        ({"proc/cpuinfo": "model name\t: QEMU TCG CPU version 2.5+\n"}, "x86_64",
+         "the processor is QEMU TCG CPU version 2.5+"),
+    ],
+)  # fmt: skip
+def test_what_gives_an_emulated_machine_away(tmp_path: Path, files: dict[str, str], machine: str, why: str) -> None:
+    assert emulated(boards.write(tmp_path, files), machine) == why
+
+
+@pytest.mark.parametrize(
+    ("files", "machine"),
+    [
+        ({}, "aarch64"),
+        ({"proc/sys/kernel/arch": "aarch64\n", **boards.PI_5}, "aarch64"),
+        ({"proc/sys/kernel/arch": "aarch64\n"}, "armv8l"),  # 32-bit programs, at home on a 64-bit kernel
+        ({"proc/sys/kernel/arch": "x86_64\n", "proc/cpuinfo": "model name\t: QEMU Virtual CPU version 2.5+\n"}, "i686"),
+    ],
+)  # fmt: skip
+def test_a_machine_that_nothing_speaks_against(tmp_path: Path, files: dict[str, str], machine: str) -> None:
+    assert emulated(boards.write(tmp_path, files), machine) is None
+
+
+def test_an_emulated_board_is_warned_of(tmp_path: Path) -> None:
+    other = "x86_64" if platform.machine() == "aarch64" else "aarch64"
+    info = device_info(boards.write(tmp_path, {**boards.PI_5, "proc/sys/kernel/arch": f"{other}\n"}))
+    assert info.emulated == f"programs run as {platform.machine()} on a kernel for {other}"
+    assert any(f"it is emulated ({info.emulated})" in warning for warning in warnings(info))
+
+
 def test_the_module_prints_the_record() -> None:
     done = subprocess.run([sys.executable, "-m", "edgeprune.bench.board"], capture_output=True, text=True, check=True)
     info = DeviceInfo.model_validate_json(done.stdout)
@@ -130,6 +170,7 @@ def test_the_table_tells_no_from_not_reported(tmp_path: Path) -> None:
 
     pi = shown(device_info(boards.write(tmp_path / "pi", boards.PI_5)).model_copy(update={"clock_offset_s": -9e7}))
     assert "ondemand: 1500 MHz of 1500 to 2400" in pi
+    assert "no (policy0)" in pi
     assert "2.9 years behind" in pi
     assert next(line for line in pi.splitlines() if "throttled now" in line).split()[-1] == "no"
     bare = shown(device_info(boards.write(tmp_path / "vm", boards.X86_WITHOUT_SENSORS)))

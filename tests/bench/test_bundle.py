@@ -15,7 +15,9 @@ from edgeprune.errors import BundleError, EdgepruneError, RecipeError
 from edgeprune.records import Benchmark, read_json
 from edgeprune.records.dataset import read_dataset
 from edgeprune.train.evaluate import score
+from tests.bench import faults
 from tests.bench.colours import bundle
+from tests.bench.trees import RASPBERRY_PI_5, plant
 from tests.conftest import ROOT
 from tests.scenes import draw
 
@@ -25,9 +27,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return draw(tmp_path_factory.mktemp("data"), "detect")
 
 
-def bench(*arguments: object) -> subprocess.CompletedProcess[str]:
+def bench(*arguments: object, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "edgeprune", "bench", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60, env=env)
 
 
 def refused(*arguments: object, code: int = 2) -> str:
@@ -57,6 +59,24 @@ def test_bundle_is_measured_scored_and_written(tmp_path: Path, data: Path) -> No
     again = score("x", read_dataset(data), told)
     assert found.accuracy.map50_95 == again.map50_95 > 0.3  # it finds its rectangles
     assert found.notes == ()
+
+
+def test_throttle_bit_that_appears_during_the_run_voids_it(tmp_path: Path, data: Path) -> None:
+    """The device's sensors are a Raspberry Pi's as recorded; once the run has begun its firmware says 'throttled'."""
+    made, out, root = bundle(tmp_path / "bundle"), tmp_path / "out", plant(tmp_path / "pi", RASPBERRY_PI_5)
+    (bits,) = [name for name in RASPBERRY_PI_5 if name.endswith("get_throttled")]
+    env = faults.environment(sensors=str(root), bits=json.dumps({bits: "40004\n"}))
+    done = bench("colours", "--bundle", made, "--data", data, "--duration", "2.5s", "--out", out, env=env)
+    assert done.returncode == 1, done.stderr
+    assert "void: these figures don't count" in done.stdout
+    assert "throttled: throttled (bit 2)" in done.stdout
+    found = read_json(out / "colours" / "benchmark.json", Benchmark, EdgepruneError)
+    assert "throttled: throttled (bit 2)" in found.void
+    readings = [reading.throttled for reading in found.run.readings]
+    assert readings[0] == 0
+    assert readings[-1] == 0x40004
+    assert readings.count(0x40004) >= 2  # seen while it ran, not only after it
+    assert len(found.run.result.query_ms) >= 64  # the figures stay, beside the reason
 
 
 def test_changed_file_is_refused(tmp_path: Path, data: Path) -> None:
@@ -137,6 +157,8 @@ def test_other_target_or_classes_are_refused(tmp_path: Path, data: Path) -> None
         (("--bundle", "x", "--scenario", "server"), "Unknown scenario"),
         (("--bundle", "x", "--quick", "--duration", "5s"), "Give one of them"),
         (("--bundle", "x", "--sustained", "--scenario", "offline"), "one image after another"),
+        (("--bundle", "x", "--camera", "0", "--scenario", "offline"), "one frame after another"),
+        (("--model", "m.pt", "--camera", "0"), "These options are for a bundle"),
         (("--bundle", "x", "--duration", "soon"), "duration can't be read"),
     ],
 )
@@ -148,6 +170,10 @@ def test_options_that_dont_go_together(data: Path, options: tuple[str, ...], wha
     done = CliRunner().invoke(app, ["bench", "colours", "--data", str(data), *options])
     assert done.exit_code == 2
     assert what in done.output
+
+
+def test_bundle_without_images_or_camera_is_refused() -> None:
+    assert "--data data.yaml, or --camera N" in refused("colours", "--bundle", "x")
 
 
 def test_out_is_a_folder_or_a_json_file() -> None:

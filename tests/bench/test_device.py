@@ -16,12 +16,14 @@ from PIL import Image
 
 from edgeprune.bench.ask import load
 from edgeprune.bench.device import hold
+from edgeprune.bench.early_stopping import estimate
 from edgeprune.bench.local import LocalBench
 from edgeprune.errors import DeviceError
 from edgeprune.records import BenchRequest, DeviceAnswer, read_json, write_json
 from edgeprune.records.dataset import read_dataset
 from edgeprune.runtime.predict import predict
 from edgeprune.runtime.session import open_session
+from tests.bench import faults
 from tests.bench.colours import detector
 from tests.bench.trees import JETSON_ORIN_NANO, RASPBERRY_PI_4_HOT, RASPBERRY_PI_5, plant
 from tests.scenes import SIZE, draw
@@ -39,18 +41,20 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def command(folder: Path, *lines: str) -> subprocess.CompletedProcess[str]:
+def command(folder: Path, *lines: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """`python -m edgeprune.bench request.json answer.json` in a folder; `lines` are run first, in its parent."""
     arguments = [sys.executable, "-m", "edgeprune.bench", str(folder / "request.json"), str(folder / "answer.json")]
     if lines:
         code = "\n".join(("import subprocess, sys", *lines, "sys.exit(subprocess.run(sys.argv[1:]).returncode)"))
         arguments = [sys.executable, "-c", code, *arguments]
-    return subprocess.run(arguments, capture_output=True, text=True, timeout=60)
+    return subprocess.run(arguments, capture_output=True, text=True, timeout=120, env=env)
 
 
-def asked(folder: Path, inputs: dict[str, Any], *lines: str, **changes: Any) -> DeviceAnswer:
+def asked(
+    folder: Path, inputs: dict[str, Any], *lines: str, env: dict[str, str] | None = None, **changes: Any
+) -> DeviceAnswer:
     write_json(folder / "request.json", BenchRequest.model_validate({**inputs, "load": QUICK, **changes}))
-    done = command(folder, *lines)
+    done = command(folder, *lines, env=env)
     assert done.returncode == 0, done.stderr
     return read_json(folder / "answer.json", DeviceAnswer, DeviceError)
 
@@ -73,6 +77,38 @@ def test_answers_of_the_timed_run_are_the_engines(tmp_path: Path, inputs: dict[s
     assert [reading.temperature_c for reading in run.readings] == [{"cpu-thermal": 57.35}] * len(run.readings)
     assert run.readings[-1].at_s == result.duration_s
     assert not any("throttled" in why for why in run.void)
+    assert run.caching is not None
+    assert run.caching.ratio > 0.5  # nothing is remembered; how near to 1 it is, is the machine's affair
+    assert run.environment["clocks pinned"] == "unknown"  # the tree has no lower limits
+
+
+def test_one_slow_inference_in_a_hundred_shows_in_p99_and_in_early_stoppings_bound(
+    tmp_path: Path, inputs: dict[str, Any]
+) -> None:
+    """A slow inference is ten real ones. Of 700 queries exactly 7 are slow: p99 is the quickest of them."""
+    env = faults.environment(tail="model.onnx")
+    load = {"min_duration_s": 0.1, "min_queries": 700, "quick": True}
+    run = asked(tmp_path, inputs, env=env, load=load, sensors_root=str(tmp_path)).run
+    result = run.result
+    inference = result.parts_ms["inference"]
+    assert inference.samples == 700
+    assert inference.p99 > 3 * inference.p50
+    by_inference = estimate(result.inference_ms, 0.99).estimate_ms
+    assert by_inference is not None
+    assert by_inference >= inference.p99
+    tail = next(found for found in result.early_stopping if found.percentile == 0.99)
+    assert tail.estimate_ms is not None
+    assert tail.estimate_ms > by_inference  # a query's bound holds its inference's
+    assert result.latency_ms.p99 > inference.p99
+
+
+def test_engine_that_remembers_its_answers_voids_the_run(tmp_path: Path, inputs: dict[str, Any]) -> None:
+    env = faults.environment(cache="model.onnx")
+    run = asked(tmp_path, inputs, env=env, sensors_root=str(tmp_path)).run
+    assert run.caching is not None
+    assert run.caching.ratio < 0.5
+    (why,) = [reason for reason in run.void if reason.startswith("caching:")]
+    assert "answers are remembered" in why
 
 
 def test_throttle_bit_voids_the_run(tmp_path: Path, inputs: dict[str, Any]) -> None:

@@ -6,7 +6,9 @@ import json
 import random
 import re
 import time
+from collections.abc import Callable
 from fractions import Fraction
+from itertools import pairwise
 from math import comb
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgeprune.bench import scenarios
 from edgeprune.bench.early_stopping import allowed_slow, estimate, min_queries
 from edgeprune.bench.scenarios import percentiles
+from edgeprune.records import Load
+
+#: In the set that both draw from.
+IMAGES = 16
 
 
 def test_published_counts() -> None:
@@ -63,6 +70,7 @@ def test_loadgen_agrees_on_its_own_samples(scenario: str, queries: int, tmp_path
     percentile, of = {"SingleStream": (0.9, ""), "MultiStream": (0.99, "per_query_")}[scenario]
     found, ours = estimate(latencies_ns, percentile), percentiles(latencies_ns)
     assert summary[f"result_90.00_percentile_{of}latency_ns"] == ours.p90
+    assert summary[f"result_50.00_percentile_{of}latency_ns"] == ours.p50
     assert summary[f"result_99.00_percentile_{of}latency_ns"] == ours.p99
     said = summary["early_stopping_result"]
     if found.discarded is None:
@@ -76,12 +84,47 @@ def test_loadgen_agrees_on_its_own_samples(scenario: str, queries: int, tmp_path
         assert summary["early_stopping_latency_ms"] == estimate(latencies_ns, 0.99).estimate_ms
 
 
-def loadgen(scenario: str, queries: int, folder: Path) -> tuple[dict[str, Any], list[float]]:
-    """Run LoadGen over an engine that waits; its summary, and every query's latency from its trace."""
+@pytest.mark.parametrize("scenario", ["SingleStream", "MultiStream"])
+def test_loadgens_queries_are_made_as_ours_are(scenario: str, tmp_path: Path) -> None:
+    """One image a query, or eight neighbours: an image is always followed by the same one. LoadGen shuffles the set
+    once before, ours stays in the order of its files."""
+    issued: list[list[int]] = []
+    loadgen(scenario, 64, tmp_path, issued.append)
+    ours: list[int] = []
+
+    def sample(index: int) -> tuple[int, int, int]:
+        ours.append(index)
+        return 1, 1, 1
+
+    name = {"SingleStream": "single-stream", "MultiStream": "multi-stream"}[scenario]
+    load = Load.model_validate({"scenario": name, "min_duration_s": 1e-9, "min_queries": 64, "quick": True})
+    timed = scenarios.run(load, sample, IMAGES)
+    size = len(ours) // len(timed.queries)
+    assert {len(query) for query in issued} == {size}
+    assert size == {"SingleStream": 1, "MultiStream": 8}[scenario]
+    for queries in (issued, np.reshape(ours, (-1, size)).tolist()):
+        follower: dict[int, int] = {}
+        for query in queries:
+            assert len(set(query)) == size
+            for image, following in pairwise(query):
+                assert follower.setdefault(image, following) == following
+
+
+def loadgen(
+    scenario: str, queries: int, folder: Path, on_query: Callable[[list[int]], None] = lambda _: None
+) -> tuple[dict[str, Any], list[float]]:
+    """Run LoadGen over an engine that waits; its summary, and every query's latency from its trace.
+
+    Args:
+        scenario, queries: In LoadGen's words.
+        folder: Where its logs go.
+        on_query: Told the images of each query.
+    """
     lg = pytest.importorskip("mlperf_loadgen", reason="left out: mlcommons-loadgen has wheels for x86-64 Linux only")
     waits = random.Random(queries)
 
     def issue(samples: Any) -> None:
+        on_query([sample.index for sample in samples])
         end = time.perf_counter() + waits.choice([10e-6] * 9 + [100e-6])
         while time.perf_counter() < end:
             pass
@@ -94,7 +137,10 @@ def loadgen(scenario: str, queries: int, folder: Path) -> tuple[dict[str, Any], 
     logs, output = lg.LogSettings(), lg.LogOutputSettings()
     output.outdir, output.copy_summary_to_stdout = str(folder), False
     logs.log_output, logs.enable_trace = output, True
-    system, library = lg.ConstructSUT(issue, lambda: None), lg.ConstructQSL(16, 16, lambda _: None, lambda _: None)
+    system, library = (
+        lg.ConstructSUT(issue, lambda: None),
+        lg.ConstructQSL(IMAGES, IMAGES, lambda _: None, lambda _: None),
+    )
     lg.StartTestWithLogSettings(system, library, asked, logs)
     lg.DestroyQSL(library)
     lg.DestroySUT(system)

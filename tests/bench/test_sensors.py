@@ -9,10 +9,14 @@ from pathlib import Path
 import pytest
 
 from edgeprune.bench import energy, sensors
+from edgeprune.bench.pace import pinned, pinned_in_words
 from tests.bench.trees import (
+    EMC,
+    GPU,
     INA,
     INTEL,
     JETSON_AGX_ORIN,
+    JETSON_CLOCKS,
     JETSON_ORIN_NANO,
     PMIC,
     RASPBERRY_PI_4_HOT,
@@ -33,9 +37,31 @@ def test_raspberry_pi(tmp_path: Path) -> None:
 def test_jetson(tmp_path: Path) -> None:
     found = sensors.read(plant(tmp_path, JETSON_ORIN_NANO), 0)
     assert found.temperature_c == {"cpu-thermal": 49.312, "tj-thermal": 50.906}
-    assert found.frequency_mhz == {"policy0": 1510.4, "policy4": 1344.0}
+    assert found.frequency_mhz == {"policy0": 1510.4, "policy4": 1344.0, "17000000.gpu": 612.0}
+    assert found.frequency_limit_mhz == {"policy0": 1510.4, "policy4": 1510.4, "17000000.gpu": 1020.0}
     assert found.throttled is None
     assert found.throttle_events == {"class/hwmon/hwmon2/oc1_event_cnt": 0, "class/hwmon/hwmon2/oc3_event_cnt": 27}
+
+
+@pytest.mark.parametrize("name", ["17000000.gpu", "17000000.gv11b", "57000000.gpu", "17000000.ga10b", "gpu-gpc-0"])
+def test_gpus_of_each_jetson_are_known_by_name(tmp_path: Path, name: str) -> None:
+    plant(tmp_path, {f"sys/class/devfreq/{name}/cur_freq": "918000000\n"})
+    plant(tmp_path, {"sys/class/devfreq/15340000.vic/cur_freq": "1\n", "sys/class/devfreq/bwmgr/cur_freq": "1\n"})
+    assert sensors.gpu_frequencies(tmp_path, "cur_freq") == {name: 918.0}
+
+
+def test_clocks_are_pinned_where_none_can_move(tmp_path: Path) -> None:
+    def said(tree: dict[str, str], name: str) -> str:
+        return pinned_in_words(pinned(plant(tmp_path / name, tree)))
+
+    assert said(JETSON_CLOCKS, "after") == "yes"
+    assert said(JETSON_ORIN_NANO, "before") == "no (policy0, policy4, 17000000.gpu)"
+    assert said({**JETSON_CLOCKS, f"{GPU}/min_freq": "306000000\n"}, "gpu") == "no (17000000.gpu)"
+    assert said({**JETSON_CLOCKS, f"{EMC}/mrq_rate_locked": "0\n"}, "memory") == "no (emc)"
+    without = {name: content for name, content in JETSON_CLOCKS.items() if not name.startswith(EMC)}
+    assert said(without, "user") == "yes"  # memory can't be seen without root, and isn't guessed
+    assert said(RASPBERRY_PI_5, "pi") == "unknown"
+    assert said({}, "nothing") == "unknown"
 
 
 def test_intel_zones_of_one_type_keep_apart_and_an_unreadable_one_is_left_out(tmp_path: Path) -> None:

@@ -55,9 +55,19 @@ def test_frequency_limit_that_fell_for_a_while_voids_the_run() -> None:
     assert void(readings) == "throttled: the limit of policy0 fell from 1800 to 1500 MHz"
 
 
+def test_gpu_limit_that_fell_voids_the_run() -> None:
+    readings = [Reading(at_s=at, frequency_limit_mhz={"17000000.gpu": mhz}) for at, mhz in enumerate((1020, 918))]
+    assert void(readings) == "throttled: the limit of 17000000.gpu fell from 1020 to 918 MHz"
+
+
 def test_neighbour_voids_the_run() -> None:
     assert "others had 6.0% of the processor time" in void(bits(0, 0), CpuUse(own_s=10, busy_s=11.2, available_s=20))
     assert void(bits(0, 0), CpuUse(own_s=10, busy_s=10.9, available_s=20)) == ""
+
+
+def test_emulated_run_is_void_sustained_or_not() -> None:
+    for load in (Load(), Load(sustained=True)):
+        assert judge(load, bits(0, 0), QUIET, STEADY, "by qemu")[0] == ("emulated: by qemu",)
 
 
 def test_drift_voids_the_run() -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 
 CPU = "sys/devices/system/cpu"
+GPU = "sys/class/devfreq/17000000.gpu"
+EMC = "sys/kernel/debug/bpmp/debug/clk/emc"
 INA = "sys/bus/i2c/devices/1-0040/hwmon/hwmon1"
 
 RASPBERRY_PI_5 = {
@@ -33,6 +35,14 @@ JETSON_ORIN_NANO = {
     f"{CPU}/cpufreq/policy0/scaling_max_freq": "1510400\n",
     f"{CPU}/cpufreq/policy4/scaling_cur_freq": "1344000\n",
     f"{CPU}/cpufreq/policy4/scaling_max_freq": "1510400\n",
+    f"{CPU}/cpufreq/policy0/scaling_min_freq": "729600\n",
+    f"{CPU}/cpufreq/policy4/scaling_min_freq": "729600\n",
+    f"{GPU}/cur_freq": "612000000\n",
+    f"{GPU}/min_freq": "306000000\n",
+    f"{GPU}/max_freq": "1020000000\n",
+    "sys/class/devfreq/15340000.vic/cur_freq": "115200000\n",  # another unit: no inference runs on it
+    "sys/class/devfreq/15340000.vic/min_freq": "115200000\n",
+    "sys/class/devfreq/15340000.vic/max_freq": "729600000\n",
     "sys/class/hwmon/hwmon2/name": "soctherm_oc\n",
     "sys/class/hwmon/hwmon2/oc1_event_cnt": "0\n",
     "sys/class/hwmon/hwmon2/oc3_event_cnt": "27\n",
@@ -49,6 +59,14 @@ JETSON_ORIN_NANO = {
     f"{INA}/curr3_input": "264\n",
     f"{INA}/in7_label": "sum of shunt voltages\n",
     f"{INA}/in7_input": "3\n",
+}
+#: The same after `jetson_clocks`, as root sees it: everything at its highest, memory locked.
+JETSON_CLOCKS = {
+    **JETSON_ORIN_NANO,
+    **{f"{CPU}/cpufreq/policy{n}/scaling_{what}_freq": "1510400\n" for n in (0, 4) for what in ("cur", "min", "max")},
+    **{f"{GPU}/{what}_freq": "1020000000\n" for what in ("cur", "min", "max")},
+    f"{EMC}/mrq_rate_locked": "1\n",
+    f"{EMC}/rate": "3199000000\n",
 }
 #: Two chips, no rail that all else hangs on; the second one's third channel is disabled and can't be read.
 JETSON_AGX_ORIN = {

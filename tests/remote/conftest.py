@@ -38,6 +38,8 @@ class Board:
         home: HOME on the device.
         tools: The only folder on its PATH.
         host: HOME of the host, with .ssh/.
+        ip: Where its sshd listens.
+        inside: What starts a process on it: of another network namespace, `ip netns exec NAME`.
     """
 
     folder: Path
@@ -45,11 +47,13 @@ class Board:
     tools: Path
     host: Path
     port: int
+    ip: str = "127.0.0.1"
+    inside: tuple[str, ...] = ()
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
     def address(self) -> DeviceAddress:
-        return DeviceAddress(user=getpass.getuser(), host="127.0.0.1", port=self.port)
+        return DeviceAddress(user=getpass.getuser(), host=self.ip, port=self.port)
 
     def log(self, of: str = "sshd") -> str:
         return (self.folder / f"{of}.log").read_text(errors="replace")
@@ -57,7 +61,7 @@ class Board:
     def trust(self, key: str = "host_key") -> None:
         """Let the host know a key as the device's."""
         kind, public = (self.folder / f"{key}.pub").read_text().split()[:2]
-        (self.host / ".ssh" / "known_hosts").write_text(f"[127.0.0.1]:{self.port} {kind} {public}\n")
+        (self.host / ".ssh" / "known_hosts").write_text(f"[{self.ip}]:{self.port} {kind} {public}\n")
 
     def start(self, key: str = "host_key") -> None:
         environment = {k: v for k, v in os.environ.items() if k.startswith(PASSED)} | {
@@ -68,18 +72,18 @@ class Board:
             environment.setdefault("PIP_CONFIG_FILE", str(own))
         quoted = " ".join(f'"{name}={value}"' for name, value in environment.items())
         settings = (
-            f"ListenAddress 127.0.0.1:{self.port}\nHostKey {self.folder / key}\nPidFile none\n"
+            f"ListenAddress {self.ip}:{self.port}\nHostKey {self.folder / key}\nPidFile none\n"
             f"AuthorizedKeysFile {self.folder / 'client.pub'}\nStrictModes no\nUsePAM no\nLogLevel VERBOSE\n"
             f"PasswordAuthentication no\nKbdInteractiveAuthentication no\nSubsystem sftp {self.folder / 'sftp'}\n"
             f"SetEnv {quoted}\n"
         )
         (self.folder / "sshd_config").write_text(settings)
         with open(self.folder / "sshd.log", "ab") as log:
-            command = [SSHD, "-D", "-e", "-f", str(self.folder / "sshd_config")]
+            command = [*self.inside, SSHD, "-D", "-e", "-f", str(self.folder / "sshd_config")]
             self.processes.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=log))
         for _ in range(200):
             with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                if probe.connect_ex((self.ip, self.port)) == 0:
                     return
             assert self.processes[-1].poll() is None, self.log()
             time.sleep(0.05)

@@ -192,6 +192,7 @@ def test_a_bundle_is_measured_over_ssh(ready: Board, tmp_path: Path) -> None:
     assert done.returncode in {0, 1}, done.stderr
     found = read_json(tmp_path / "out" / "colours" / "benchmark.json", Benchmark, DeviceError)
     assert found.device == str(ready.address)
+    assert found.accuracy is not None
     assert found.accuracy.map50 > 0.9
     assert str(ready.address) in done.stdout
     assert json.loads((tmp_path / "out" / "colours" / "benchmark-predictions.json").read_text())

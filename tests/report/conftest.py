@@ -1,18 +1,24 @@
-"""A detector that is explained once for all tests of this folder, alone and with a plan."""
+"""What is made once for all tests of this folder: an explained detector, builds with their figures, a browser."""
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from torch import nn
 
+from edgeprune.benchmark import benchmark
 from edgeprune.graph.channels import ChannelGraph
 from edgeprune.graph.cost import CostModel
-from edgeprune.records import LayerKeep, PrunedGroup, PrunePlan
+from edgeprune.records import Benchmark, LayerKeep, Load, PrunedGroup, PrunePlan
 from edgeprune.report.explanation import Explanation
+from tests.bench.colours import bundle
+from tests.report.builds import Built, build
 
 IMAGE = 64
 
@@ -63,3 +69,67 @@ def explained() -> Explained:
     plan = half(graph, model)
     alone = gather("yolov8n.yaml", model, program, graph)
     return Explained(model, graph, plan, alone, gather("yolov8n.yaml", model, program, graph, plan))
+
+
+@pytest.fixture(scope="session")
+def accepted(tmp_path_factory: pytest.TempPathFactory, explained: Explained) -> Built:
+    folder = tmp_path_factory.mktemp("accepted") / "colours"
+    return Built(folder, build(folder, explained.model, explained.plan))
+
+
+@pytest.fixture(scope="session")
+def measured(tmp_path_factory: pytest.TempPathFactory, accepted: Built) -> Benchmark:
+    """A real run of half a second."""
+    folder = tmp_path_factory.mktemp("measured")
+    data = accepted.folder.parent / "colours-scenes" / "data.yaml"
+    made, load = bundle(folder / "bundle"), Load(min_duration_s=0.5, sustained=True)
+    return benchmark("colours", made, data, load, folder / "benchmark.json")
+
+
+QUIET = [
+    "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+Tabs = Callable[..., Any]
+
+
+@pytest.fixture(scope="package")  # no longer: while it is open, no other test of the session can run asyncio
+def browser() -> Iterator[Any]:
+    sync_api = pytest.importorskip("playwright.sync_api", reason="left out: playwright isn't installed (extra 'dev')")
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if found is None:
+        pytest.skip("left out: no chromium, chromium-browser or google-chrome on the path (apt-get install chromium)")
+    with sync_api.sync_playwright() as play:
+        launched = play.chromium.launch(executable_path=found, args=QUIET)
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def tabs(browser: Any, tmp_path: Path) -> Iterator[Tabs]:
+    """Opens a page from its file. A request beyond that file, an error on the page or a message in its console fails
+    the test."""
+    asked: list[str] = []
+    complaints: list[str] = []
+    contexts: list[Any] = []
+
+    def open_page(content: bytes, width: int = 1280, height: int = 800, theme: str = "light") -> Any:
+        file = tmp_path / "page.html"
+        file.write_bytes(content)
+        context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=theme)
+        contexts.append(context)
+        context.route(lambda url: not url.startswith(("file:", "data:")), lambda route: route.abort())
+        tab = context.new_page()
+        inside = (file.as_uri(), "data:image/jpeg")
+        tab.on("request", lambda request: asked.append(request.url) if not request.url.startswith(inside) else None)
+        tab.on("console", lambda message: complaints.append(message.text))
+        tab.on("pageerror", lambda error: complaints.append(str(error)))
+        tab.on("dialog", lambda dialog: (complaints.append(dialog.message), dialog.dismiss()))
+        tab.goto(file.as_uri())
+        return tab
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert asked == []
+    assert complaints == []

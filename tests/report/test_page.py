@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from edgeprune.report.explanation import Explanation
 from edgeprune.report.page import page
-from tests.report.conftest import Explained
+from tests.report.conftest import Explained, Tabs
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="left out: playwright isn't installed (extra 'dev')")
-
-QUIET = [
-    "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
 OVERLAPS = """() => {
     const boxes = [...document.querySelectorAll('#canvas .card')];
     const over = (p, q) => p.left < q.right - 1 && q.left < p.right - 1 && p.top < q.bottom - 1 && q.top < p.bottom - 1;
@@ -32,44 +24,14 @@ CUT = """() => [...document.querySelectorAll('#canvas .head b, #canvas .row .nam
 Open = Callable[..., Any]
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if found is None:
-        pytest.skip("left out: no chromium, chromium-browser or google-chrome on the path (apt-get install chromium)")
-    with sync_api.sync_playwright() as play:
-        launched = play.chromium.launch(executable_path=found, args=QUIET)
-        yield launched
-        launched.close()
-
-
 @pytest.fixture
-def opened(browser: Any, tmp_path: Path) -> Iterator[Open]:
-    """Opens an explanation's page from its file. A request beyond that file, an error on the page or a message
-    in its console fails the test."""
-    asked: list[str] = []
-    complaints: list[str] = []
-    contexts: list[Any] = []
+def opened(tabs: Tabs) -> Open:
+    """Opens an explanation's page."""
 
     def open_page(explanation: Explanation, width: int = 1280, height: int = 800, theme: str = "light") -> Any:
-        file = tmp_path / "page.html"
-        file.write_bytes(page(explanation))
-        context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=theme)
-        contexts.append(context)
-        context.route(lambda url: not url.startswith("file:"), lambda route: route.abort())
-        tab = context.new_page()
-        tab.on("request", lambda request: asked.append(request.url) if request.url != file.as_uri() else None)
-        tab.on("console", lambda message: complaints.append(message.text))
-        tab.on("pageerror", lambda error: complaints.append(str(error)))
-        tab.on("dialog", lambda dialog: (complaints.append(dialog.message), dialog.dismiss()))
-        tab.goto(file.as_uri())
-        return tab
+        return tabs(page(explanation), width, height, theme)
 
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert asked == []
-    assert complaints == []
+    return open_page
 
 
 def index_of(explanation: Explanation, name: str) -> int:

@@ -14,6 +14,9 @@ DEVICE_ROOMS = (
     "edgeprune.bench.bundle", "edgeprune.bench.local", "edgeprune.calibration.select", "edgeprune.calibration.sets",
     "edgeprune.kit.build_engine", "edgeprune.runtime.tensorrt", "edgeprune.bench.build", "edgeprune.bench.gpu",
     "edgeprune.bench.board", "edgeprune.bench.sensors",
+    "edgeprune.bench.store",
+    "edgeprune.bench.answer", "edgeprune.bench.ask", "edgeprune.records.request", "edgeprune.records.fleet_profile",
+    "edgeprune.bench.caching", "edgeprune.bench.camera", "edgeprune.bench.tail",
 )  # fmt: skip
 
 BLOCK = """
@@ -36,7 +39,7 @@ def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_device_rooms_import_without_torch() -> None:
-    code = BLOCK.format(blocked={"torch", "torchvision", "ultralytics", "cv2", "pycocotools", "onnx"})
+    code = BLOCK.format(blocked={"torch", "torchvision", "ultralytics", "cv2", "pycocotools", "onnx", "av"})
     code += "".join(f"importlib.import_module({room!r})\n" for room in DEVICE_ROOMS)
     done = python(code)
     assert done.returncode == 0, done.stderr

@@ -1,0 +1,59 @@
+"""report.html, made or made anew: a stage that needs nothing but the build's own folder.
+
+Rules:
+- It reads report.json, samples/ and, where there is one, benchmark.json; so a benchmark that is made later brings its
+  sections with it, and the data set needn't be there any more.
+- A benchmark of another bundle than the one that lies there isn't shown, and the page says so.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgeprune.errors import EdgepruneError
+from edgeprune.records import Benchmark, Report, files, read_json
+from edgeprune.records.files import sha256_file
+from edgeprune.report.build_page import page
+from edgeprune.report.samples import pictures
+from edgeprune.version import __version__
+from edgeprune.workshop import Workshop
+
+PAGE = "report.html"
+
+
+def renew(shop: Workshop, *, force: bool = False) -> Path:
+    """Write report.html of the build in an open workshop unless it is as it should be.
+
+    Returns:
+        Where it is.
+
+    Raises:
+        EdgepruneError: report.json can't be read.
+        DeviceError: The folder can't be written.
+    """
+
+    def act(work: Path) -> None:
+        report = read_json(shop / "report.json", Report, EdgepruneError)
+        benchmark, why_not = benchmark_of(shop.folder)
+        files.write_bytes(work / PAGE, page(report, pictures(shop.folder, report.samples), benchmark, why_not))
+
+    optional = {name: shop / name for name in ("benchmark.json", "bundle", "samples") if (shop / name).exists()}
+    shop.stage(
+        "page", act, reads={"report": shop / "report.json", **optional, "edgeprune": __version__}, makes=(PAGE,),
+        force=force,
+    )  # fmt: skip
+    return shop / PAGE
+
+
+def benchmark_of(folder: Path) -> tuple[Benchmark | None, str | None]:
+    """The benchmark of the bundle that lies in a build's folder; or why the one that is there isn't."""
+    file, bundle = folder / "benchmark.json", folder / "bundle"
+    if not file.is_file():
+        return None, None
+    try:
+        found = read_json(file, Benchmark, EdgepruneError)
+    except EdgepruneError:
+        return None, "The benchmark.json beside this report can't be read by this version."
+    if not bundle.is_dir() or sha256_file(bundle) != found.bundle_sha256:
+        return None, "The benchmark.json beside this report is of another bundle than the one that lies here."
+    return found, None
