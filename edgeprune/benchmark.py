@@ -2,6 +2,7 @@
 
 Rules:
 - Nothing runs before the bundle's hashes hold, its target is the one that was named, and the data set has its classes.
+- Of a bundle that carries a kit, the device first builds its engine, with the TensorRT that it has, or finds it built.
 - The device measures and answers; mAP is computed here, of the answers that were timed.
 - The predictions are written first, in COCO's format: where benchmark.json is, what it was scored on is too.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -61,23 +63,28 @@ def benchmark(
     bench = bench_at(device or manifest.profile.device)
     refuse_architecture(manifest, bundle, bench.architecture)
     runtime = manifest.profile.runtime
-    if not any_version:
+    if not any_version and manifest.kit is None:
         refuse_version(manifest, bundle, f"{runtime} {bench.versions(runtime)[runtime]}")
     dataset = None if data is None or camera is not None else read_dataset(data)
     if dataset is not None:
         require_classes(dataset, manifest.names, bundle)
-    request = BenchRequest(
-        engine=str((bundle / manifest.engine).resolve()), runtime=runtime,
-        precision=manifest.precision, settings=manifest.settings or manifest.profile.settings,
-        input_shape=manifest.profile.input_shape,
-        images=tuple(str(path.resolve()) for path in dataset.splits["val"]) if dataset else (), camera=camera,
-        load=load,
-    )  # fmt: skip
     if dataset and importlib.util.find_spec("pycocotools") is None:  # said now, not after ten minutes
         raise missing_package("pycocotools", "build")
     with files.no_space(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-    answer = ask.load(bench, request, on_progress)
+    with tempfile.TemporaryDirectory() as folder:
+        engine = bundle / manifest.engine
+        if manifest.kit is not None:
+            dla = manifest.profile.dla
+            ask.build(bench, bundle / manifest.kit.folder, manifest.precision, dla, Path(folder), on_progress)
+            engine = Path(folder) / "model.engine"
+        request = BenchRequest(
+            engine=str(engine.resolve()), runtime=runtime, precision=manifest.precision,
+            settings=manifest.settings or manifest.profile.settings, input_shape=manifest.profile.input_shape,
+            images=tuple(str(path.resolve()) for path in dataset.splits["val"]) if dataset else (), camera=camera,
+            load=load,
+        )  # fmt: skip
+        answer = ask.load(bench, request, on_progress)
     accuracy = None
     results: list[Any] = [prediction.model_dump(mode="json") for prediction in answer.predictions]
     if dataset is not None:

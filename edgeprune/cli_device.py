@@ -30,7 +30,7 @@ Address = Annotated[str, typer.Argument(help="ssh://user@host, ssh://user@host:p
 @device.command()
 def setup(
     address: Address,
-    runtime: Annotated[str, typer.Option("--runtime", help="onnxruntime or openvino.")] = "onnxruntime",
+    runtime: Annotated[str, typer.Option("--runtime", help="onnxruntime, openvino or tensorrt.")] = "onnxruntime",
     python: Annotated[str, typer.Option("--python", help="The device's interpreter to build on.")] = "python3",
     offline: Annotated[
         bool,

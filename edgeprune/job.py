@@ -61,6 +61,11 @@ class Job:
         return "int8" in self.profile.precisions
 
     @property
+    def on_board(self) -> bool:
+        """Whether its engines are tied to the machine, so that the device itself must build them."""
+        return self.profile.runtime == "tensorrt"
+
+    @property
     def architecture(self) -> str:
         """Of the device."""
         return self.bench.architecture

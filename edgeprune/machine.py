@@ -18,7 +18,11 @@ import os
 import platform
 import re
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
+
+#: Modules that a board's own packages bring, which may lack Python's metadata.
+BOARDS_OWN = ("tensorrt",)
 
 
 def cores() -> int:
@@ -31,7 +35,8 @@ def environment() -> dict[str, str]:
     root = Path("/")
     why = emulated(root)
     board = text(root / "sys/firmware/devicetree/base/model")
-    return {
+    power_mode = text(root / "var/lib/nvpmodel/status")
+    return ({"nvpmodel": power_mode} if power_mode else {}) | {
         "machine": platform.machine(),
         "system": f"{platform.system()} {platform.release()}",
         "cpu": processor(root) or board or platform.processor() or "unknown",
@@ -82,8 +87,18 @@ def installed(*packages: str) -> dict[str, str]:
         try:
             found[package] = version(package)
         except PackageNotFoundError:
-            continue
+            stated = _stated(package) if package in BOARDS_OWN else None
+            if stated:
+                found[package] = stated
     return found
+
+
+def _stated(package: str) -> str | None:
+    """The version that a package's own file states."""
+    there = find_spec(package)
+    content = text(Path(there.origin)) if there and there.origin else None
+    found = re.search(r"^__version__ = [\"'](.+?)[\"']", content or "", re.MULTILINE)
+    return found[1] if found else None
 
 
 def text(path: Path) -> str | None:

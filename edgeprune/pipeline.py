@@ -58,7 +58,7 @@ def build(
         return again and stage == until
 
     if "export" in wanted:
-        stages.reach(job)
+        stages.reach(job, kits="verify" not in wanted)
     with job.shop.open():
         made = stages.admit(job)
         for phase in phases(job.recipe, int8=job.int8):
@@ -72,6 +72,7 @@ def build(
         if "export" in wanted:
             stages.export(job, made, again=asked("export"))
         if "verify" in wanted:
+            stages.build_on_device(job)
             stages.verify(job, made, again=asked("verify"))
         if "bench" in wanted:
             stages.tune(job, again=asked("bench"))

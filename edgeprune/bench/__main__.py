@@ -19,15 +19,24 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from edgeprune.bench import answer as answers
+from edgeprune.bench import build as builds
 from edgeprune.bench.device import bench
 from edgeprune.errors import DeviceError, EdgepruneError
 from edgeprune.records import Record, read_json, write_json
 from edgeprune.records.benchmark import BenchRequest
-from edgeprune.records.request import AboutRequest, Answer, ComputeRequest, PredictRequest, RaceRequest, Request
+from edgeprune.records.request import (
+    AboutRequest,
+    Answer,
+    BuildRequest,
+    ComputeRequest,
+    PredictRequest,
+    RaceRequest,
+    Request,
+)
 
 _KINDS: dict[str, type[Record]] = {
     "load": BenchRequest, "race": RaceRequest, "predict": PredictRequest, "compute": ComputeRequest,
-    "about": AboutRequest,
+    "build": BuildRequest, "about": AboutRequest,
 }  # fmt: skip
 
 
@@ -67,6 +76,8 @@ def _answer(request: Request, folder: Path, answer: Path) -> Answer:
         return answers.detect(request, folder, _say)
     if isinstance(request, ComputeRequest):
         return answers.compute(request, folder, answer, _say)
+    if isinstance(request, BuildRequest):
+        return builds.build(request, folder, answer, _say)
     if isinstance(request, AboutRequest):
         return answers.about(request)
     return bench(request, folder, _say)

@@ -16,12 +16,15 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from edgeprune.bench.device import Progress
-from edgeprune.errors import DeviceError
-from edgeprune.records import BenchRun, DeviceAnswer, DeviceInfo, Record, read_json
+from edgeprune.errors import DeviceError, EdgepruneError, ExitCode, ExportError, ParityError
+from edgeprune.kit.build_engine import NOT_GOLDEN, REFUSED
+from edgeprune.records import BenchRun, BoardEngine, DeviceAnswer, DeviceInfo, Record, read_json
 from edgeprune.records.benchmark import BenchRequest
 from edgeprune.records.request import (
     AboutAnswer,
     AboutRequest,
+    BuildAnswer,
+    BuildRequest,
     ComputeAnswer,
     ComputeRequest,
     Engine,
@@ -63,7 +66,7 @@ class Bench(Protocol):
         ...
 
     def versions(self, runtime: str) -> dict[str, str]:
-        """Runtime -> its version there, or 'not installed'.
+        """Runtime -> its version there, or 'not installed'; for TensorRT also what else an engine is tied to.
 
         Raises:
             DeviceError: It can't be reached, or isn't set up.
@@ -147,6 +150,34 @@ def tensors(bench: Bench, engine: Engine, inputs: Sequence[Tensors]) -> list[dic
             with np.load(Path(folder) / name) as made:
                 found.append(dict(made))
         return found
+
+
+def build(
+    bench: Bench, kit: Path, precision: str, dla: int | None, into: Path, on_progress: Progress = silent
+) -> BoardEngine:  # fmt: skip
+    """An engine of a kit, built by the device itself.
+
+    Args:
+        into: A folder that gets model.engine, engine.json and layers-*.json.
+
+    Raises:
+        ParityError: It doesn't compute the kit's golden outputs.
+        ExportError: TensorRT can't build it, or a convolution that should be INT8 isn't.
+        DeviceError: The kit, the machine or its disk is wrong; or as `Bench.ask`.
+    """
+    request = BuildRequest.model_validate({"kit": str(kit), "precision": precision, "dla": dla})
+    answer = _ask(bench, request, BuildAnswer, on_progress, into)
+    (into / "answer.json").unlink()
+    if answer.engine is not None:
+        return answer.engine
+    kind: type[EdgepruneError] = DeviceError
+    if answer.exit_code == REFUSED:
+        kind = ParityError if NOT_GOLDEN in answer.said else ExportError
+    raise kind(
+        f"{bench.address} built no {precision} engine; build_engine.py ended there with exit code {answer.exit_code}.",
+        got=answer.said.removeprefix("build_engine: "),
+        code=ExitCode.REJECTED if answer.exit_code == REFUSED else ExitCode.USER,
+    )  # fmt: skip
 
 
 def _ask(

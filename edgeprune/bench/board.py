@@ -17,8 +17,10 @@ import shutil
 import sys
 from pathlib import Path
 
+from edgeprune.bench.gpu import gpu
 from edgeprune.bench.pace import frequencies, pinned, power_mode, throttling
 from edgeprune.bench.sensors import temperatures
+from edgeprune.kit import build_engine
 from edgeprune.machine import cores, emulated, installed, processor, text
 from edgeprune.records.base import to_json
 from edgeprune.records.device_info import DeviceInfo
@@ -44,6 +46,8 @@ def device_info(root: Path = Path("/")) -> DeviceInfo:
         edgeprune=__version__,
         runtimes=installed(*RUNTIMES),
         frequencies=frequencies(root),
+        l4t=_l4t(root),
+        gpu=gpu() if root == Path("/") else None,
         power_mode=power_mode(root),
         clocks_pinned=pinned(root),
         throttled_now=None if slowed is None else slowed[0],
@@ -70,6 +74,11 @@ def _soc(root: Path) -> str | None:
         family = " ".join(part for part in named if part)
         return f"{compatible} ({family})" if family else compatible
     return processor(root)
+
+
+def _l4t(root: Path) -> str | None:
+    found = build_engine.read_board(root)
+    return f"{found['l4t']} (JetPack {found['jetpack']})" if found["l4t"] else None
 
 
 def _devicetree(root: Path, name: str) -> str:

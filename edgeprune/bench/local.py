@@ -21,6 +21,16 @@ from edgeprune.records.address import LOCAL
 from edgeprune.records.request import Request
 
 
+def tied(info: DeviceInfo, runtime: str) -> dict[str, str]:
+    """See `Bench.versions`. A TensorRT engine runs on the GPU and the exact version that built it; power modes aren't
+    in it, since the engine of another one runs."""
+    found = {runtime: info.runtimes.get(runtime, "not installed")}
+    if runtime == "tensorrt":
+        more = {"board": info.board, "l4t": info.l4t, "gpu": info.gpu}
+        found |= {name: value for name, value in more.items() if value}
+    return found
+
+
 class LocalBench:
     """This machine."""
 
@@ -38,6 +48,8 @@ class LocalBench:
 
     def versions(self, runtime: str) -> dict[str, str]:
         """See `Bench.versions`; without importing anything."""
+        if runtime == "tensorrt":
+            return tied(device_info(), runtime)
         return {runtime: installed(runtime).get(runtime, "not installed")}
 
     def ask(self, request: Request, into: Path, on_progress: Progress = silent) -> None:

@@ -4,8 +4,9 @@ A TensorRT engine runs on the chip and the exact version that built it, so the k
 lies in it, builds on the board with the board's own TensorRT.
 
 Rules:
-- Two candidates, to be raced there: the quantized graph (INT8, the rest FP16) and the float one (FP16). Both twice:
-  for 8.5 to 10.x, which are told their types by flags, and typed for 11, which isn't.
+- Two candidates, to be raced there: the quantized graph (INT8, the rest FP16) and the float one (FP16); a build that
+  isn't quantized, or a parent to race against, has the second alone. Each twice: for 8.5 to 10.x, which are told their
+  types by flags, and typed for 11, which isn't.
 - Each form is linted for every version that it claims; one error and there is no kit. Which convolutions must be INT8
   is read from the quantized graph and written down; the board fails if one isn't.
 - Golden outputs are the reference's: the form's operators one by one (`open_unoptimised`). How far off an engine may
@@ -81,14 +82,15 @@ class _Candidate:
 
 
 def write_kit(
-    quantized: Path, float_file: Path, images: Path, out: Path, *, oldest: str = "8.5", count: int = IMAGES
-) -> Kit:
+    quantized: Path | None, float_file: Path, images: Path | Sequence[Path], out: Path, *, oldest: str = "8.5",
+    count: int = IMAGES,
+) -> Kit:  # fmt: skip
     """Write a build kit into a folder, replacing a kit that is there.
 
     Args:
-        quantized: quantized.onnx or mixed.onnx of an int8 build, with symmetric activations.
+        quantized: quantized.onnx or mixed.onnx of an int8 build, with symmetric activations; none for FP16 alone.
         float_file: pruned.onnx of the same build.
-        images: A folder of images, or a data.yaml, whose val images are taken.
+        images: Image files, or a folder of them, or a data.yaml, whose val images are taken.
         out: The folder.
         oldest: First version of TensorRT that the kit claims; 8.5 or later.
         count: Golden images, spread evenly over those that there are.
@@ -140,7 +142,7 @@ def write_kit(
             input=given,
             output=made,
             names=names,
-            metadata={k: _json(plain(v)) for k, v in metadata(quantized).items()},
+            metadata={k: _json(plain(v)) for k, v in metadata(quantized or float_file).items()},
             golden=Golden(
                 images=len(pixels), input="golden/input.f32", count_above=COUNT_ABOVE, expected=tuple(expected)
             ),
@@ -155,15 +157,16 @@ def kit_sha256(folder: Path) -> str:
     return hashlib.sha256((folder / "kit.json").read_bytes()).hexdigest()
 
 
-def _candidates(quantized: Path, float_file: Path) -> tuple[_Candidate, ...]:
-    master, plain_model = named(read_model(quantized)), named(read_model(float_file))
+def _candidates(quantized: Path | None, float_file: Path) -> tuple[_Candidate, ...]:
+    plain_model = named(read_model(float_file))
     if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in plain_model.graph.node):
         raise ExportError("The float file is quantized.", where=float_file, expected="pruned.onnx of the same build",
                           got="QuantizeLinear in it")  # fmt: skip
-    return (
-        _Candidate("int8", form(master, TENSORRT, UNTYPED[0]), form(master, TENSORRT, TYPED[0])),
-        _Candidate("fp16", tensorrt_form(plain_model), typed_fp16(plain_model)),
-    )
+    float_one = _Candidate("fp16", tensorrt_form(plain_model), typed_fp16(plain_model))
+    if quantized is None:
+        return (float_one,)
+    master = named(read_model(quantized))
+    return _Candidate("int8", form(master, TENSORRT, UNTYPED[0]), form(master, TENSORRT, TYPED[0])), float_one
 
 
 def _refuse_errors(model: onnx.ModelProto, versions: Sequence[str], what: str) -> None:
@@ -176,23 +179,23 @@ def _refuse_errors(model: onnx.ModelProto, versions: Sequence[str], what: str) -
             )  # fmt: skip
 
 
-def _interface(quantized: Path, float_file: Path) -> tuple[TensorSpec, TensorSpec, dict[int, str]]:
+def _interface(quantized: Path | None, float_file: Path) -> tuple[TensorSpec, TensorSpec, dict[int, str]]:
     """Input, output and class names, which both files must have alike."""
     found = []
-    for file in (quantized, float_file):
+    for file in (quantized, float_file) if quantized else (float_file,):
         read_model(file)
         given, made = tensor_specs(file)
         found.append((given, made, plain(metadata(file).get("names", ""))))
-    if found[0] != found[1]:
+    if found[0] != found[-1]:
         raise ExportError("The two files aren't of one build.", where=f"{quantized}, {float_file}",
-                          expected=_interface_text(*found[0]), got=_interface_text(*found[1]),
+                          expected=_interface_text(*found[0]), got=_interface_text(*found[-1]),
                           next_step="give quantized.onnx (or mixed.onnx) and pruned.onnx of one folder")  # fmt: skip
     given, made, names = found[0]
     if not isinstance(names, dict):
-        raise ExportError("The file has no class names.", where=quantized, expected="'names' in its metadata",
-                          next_step="export it with edgeprune")  # fmt: skip
+        raise ExportError("The file has no class names.", where=quantized or float_file,
+                          expected="'names' in its metadata", next_step="export it with edgeprune")  # fmt: skip
     if len(made) != 1 or len(given.shape) != 4 or made[0].shape[:2] != (1, 4 + len(names)):
-        raise ExportError("The graph isn't a detector with a raw head.", where=quantized,
+        raise ExportError("The graph isn't a detector with a raw head.", where=quantized or float_file,
                           expected=f"one output of shape (1, {4 + len(names)}, anchors)",
                           got=", ".join(str(o.shape) for o in made))  # fmt: skip
     return given, made[0], {int(k): str(v) for k, v in names.items()}
@@ -202,8 +205,10 @@ def _interface_text(given: TensorSpec, made: tuple[TensorSpec, ...], names: Any)
     return f"{given.name} {given.shape} -> {', '.join(f'{o.name} {o.shape}' for o in made)}, classes {names}"
 
 
-def _golden_images(images: Path, names: dict[int, str], given: TensorSpec, count: int) -> Floats:
-    if images.is_dir():
+def _golden_images(images: Path | Sequence[Path], names: dict[int, str], given: TensorSpec, count: int) -> Floats:
+    if not isinstance(images, Path):
+        files = tuple(images)
+    elif images.is_dir():
         files = tuple(sorted(p for p in images.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES))
     else:
         data = read_dataset(images)

@@ -4,8 +4,9 @@ Rules:
 - How much a layer costs is measured on the target's runtime on this machine, since it only sets the order: everything
   in float but this one convolution, on calibration images, against the float graph. The figure is the noise of the raw
   outputs: the squared difference of scores and of boxes, each relative to the float graph's own variance, added up.
-- Accuracy is mAP50-95 on the target's device itself. Layers go back in doubling numbers (1, 2, 4 …), then the smallest
-  number that holds is searched for between the last two.
+- Accuracy is mAP50-95 on the target's device itself, or on a stand-in here where the device builds finished graphs
+  alone; mixed.json says so, and the verdict counts the device's. Layers go back in doubling numbers (1, 2, 4 …), then
+  the smallest number that holds is searched for between the last two.
 - If not even all of them in float would do, the graph stays whole: quantization isn't what loses the accuracy, and
   the verdict says so.
 - Nothing is done silently: mixed.json has every layer's figure, and the report says what went back.
@@ -49,6 +50,7 @@ def mix(
     data: DataSet,
     calibration: Sequence[Path],
     max_map_drop: float,
+    stand_in: str | None = None,
     destination: Path,
     record: Path,
     on_step: Callable[[int, int, str], None] = lambda done, total, note: None,
@@ -60,6 +62,7 @@ def mix(
         float_graph: The same model in float.
         parent: The parent's artifact, whose accuracy counts.
         bench, architecture: Where the target's engines run.
+        stand_in: The library, where that isn't the target's: a board that builds its engines runs nothing else.
         max_map_drop: mAP50-95 that may be lost against it.
         destination, record: What to write: mixed.onnx and mixed.json.
         on_step: Called with what was done of how much, and of what.
@@ -70,7 +73,7 @@ def mix(
         trial = _Trial(profile, bench, data, Path(folder))
         wanted = trial.accuracy(engine_file(parent), profile.floating) - max_map_drop
         whole = trial.accuracy(trial.build(model, architecture))
-        found = Mixed(layers=tuple(layers), wanted=wanted, whole=whole, reached=whole)
+        found = Mixed(layers=tuple(layers), wanted=wanted, whole=whole, reached=whole, stand_in=stand_in)
         if whole >= wanted or trial.accuracy(trial.build(as_float(model, layers[1:]), architecture)) < wanted:
             return _write(found, model, destination, record)
         images = [letterbox(read_image(path), *profile.input_shape[2:])[0] for path in calibration[:PROBES]]

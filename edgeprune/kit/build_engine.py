@@ -78,6 +78,8 @@ BETWEEN = frozenset({
 })  # fmt: skip
 ROUNDS, WARM_UP_S, BLOCK_S, MIN_BLOCK = 40, 1.0, 0.15, 8
 CONFIDENCE, RESAMPLES = 0.99, 2000
+#: How a refusal for wrong outputs is worded, for who must tell it from others.
+NOT_GOLDEN = "doesn't compute the golden outputs"
 #: Convolutions that a message names at most; layers-int8.json has all.
 NAMED = 8
 
@@ -112,6 +114,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--kit", type=Path, default=own, help="folder with kit.json (default: this file's)")
     cache = Path("~/.cache/edgeprune/engines").expanduser()
     parser.add_argument("--cache", type=Path, default=cache, help="engines go here (default: %(default)s)")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="copy what was made into this folder too")
     parser.add_argument("--precision", choices=("race", "int8", "fp16"), default="race", help="build one only")
     parser.add_argument("--workspace", type=int, default=1024, metavar="MIB", help="memory that the builder may use")
     parser.add_argument("--dla", type=int, metavar="CORE", help="build for a DLA core, in FP16")
@@ -139,13 +142,13 @@ def run(options: argparse.Namespace) -> int:
     kit, kit_sha256 = read_kit(options.kit)
     board = read_board(options.root)
     _require_board(board, options)
-    trt = _import(options.module)
+    trt = import_tensorrt(options.module)
     version = _version(trt, options)
     graphs = choose_graphs(kit, version, options)
     log = make_log(trt)
     if options.parse_only:
         for graph in graphs:
-            parse(trt, _builder(trt, log), options.kit, graph, log)
+            parse(trt, make_builder(trt, log), options.kit, graph, log)
             print("{}: TensorRT {} takes it".format(graph["file"], trt.__version__))
         return 0
     cuda = None if options.build_only else Cuda(options.cudart)
@@ -160,11 +163,13 @@ def run(options: argparse.Namespace) -> int:
         if found is not None:
             print("{}: built before, {}".format(folder / "model.engine", found["chosen"]))
             print(found["trtexec"])
+            _copy(folder.iterdir(), options.out)
             return 0
     timing = place / "timing.cache"
     with _disk(place):
         place.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(dir=str(place), prefix=".part-"))
+        _drop_abandoned(place)
+        work = Path(tempfile.mkdtemp(dir=str(place), prefix=f".part-{os.getpid()}-"))
         try:
             record = make(trt, options, kit, graphs, log, cuda, timing, work)
             record.update(
@@ -181,11 +186,13 @@ def run(options: argparse.Namespace) -> int:
             write(work / "engine.json", _json(record))
             _replace(work, folder)
         except BaseException:
+            _copy(work.glob("layers-*.json"), options.out)
             _keep_layers(work, folder)
             shutil.rmtree(str(work), ignore_errors=True)
             raise
     print("{}: {}".format(folder / "model.engine", record["chosen"]))
     print(record["trtexec"])
+    _copy(folder.iterdir(), options.out)
     return 0
 
 
@@ -284,10 +291,10 @@ def _require_board(board: dict[str, str], options: argparse.Namespace) -> None:
                    next_step="run it on the board; --elsewhere builds an engine for this machine")  # fmt: skip
 
 
-def _import(module: str) -> Any:
+def import_tensorrt(module: str) -> Any:
     try:
         return importlib.import_module(module)
-    except ImportError as error:
+    except (ImportError, OSError) as error:  # OSError: the module is there, and a library that it loads isn't
         raise Stop(WRONG, "TensorRT's Python module can't be imported.", where=module, got=error,
                    next_step="sudo apt install python3-libnvinfer, and use the board's own python3, no virtual "
                    "environment (or one with --system-site-packages)") from error  # fmt: skip
@@ -298,9 +305,14 @@ def _version(trt: Any, options: argparse.Namespace) -> Version:
     if options.version is None and options.module.startswith("tensorrt_rtx"):
         raise Stop(WRONG, "TensorRT-RTX counts its versions by itself.", where="--module", got=own,
                    next_step="say which TensorRT it stands for, as --as 10.3")  # fmt: skip
-    number = _numbers(options.version or own)
+    return require_version(options.version or own)
+
+
+def require_version(stated: str) -> Version:
+    """A version as numbers, once it is one that this can build with."""
+    number = _numbers(stated)
     if number < OLDEST:
-        raise Stop(WRONG, "TensorRT is too old.", expected="8.5 or later (JetPack 5.1)", got=options.version or own,
+        raise Stop(WRONG, "TensorRT is too old.", expected="8.5 or later (JetPack 5.1)", got=stated,
                    next_step="update JetPack")  # fmt: skip
     return number
 
@@ -323,6 +335,9 @@ def choose_graphs(kit: Json, version: Version, options: argparse.Namespace) -> l
             raise Stop(WRONG, "INT8 can't be built for DLA.", where="--precision", expected="fp16", got=why)
     wanted = "fp16" if options.dla is not None else options.precision
     chosen = [g for g in serving if wanted in ("race", g["precision"])]
+    if not chosen:
+        raise Stop(WRONG, f"The kit has no {wanted} graph.", where="--precision",
+                   expected=", ".join(sorted({g["precision"] for g in serving})), got=wanted)  # fmt: skip
     return sorted(chosen, key=lambda graph: graph["precision"] != "int8")
 
 
@@ -354,7 +369,7 @@ def make_log(trt: Any) -> Any:
     return Log()
 
 
-def _builder(trt: Any, log: Any) -> Any:
+def make_builder(trt: Any, log: Any) -> Any:
     log.clear()
     try:
         builder = trt.Builder(log)
@@ -385,7 +400,7 @@ def build(
     trt: Any, options: argparse.Namespace, graph: Json, log: Any, timing: Path
 ) -> tuple[bytes, list[str]]:  # fmt: skip
     """The plan, and the flags that it was built with. Writes the timing cache."""
-    builder = _builder(trt, log)
+    builder = make_builder(trt, log)
     network, _parser = parse(trt, builder, options.kit, graph, log)
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
@@ -542,22 +557,23 @@ class Cuda:
     """The CUDA runtime through ctypes: a GPU, memory on it, a stream."""
 
     def __init__(self, file: str | None = None) -> None:
-        names = (file,) if file else CUDART
+        names = (file,) if file else (*CUDART, *_packaged("nvidia/*/lib/libcudart.so*"))
         for name in names:
             try:
-                self._library = ctypes.CDLL(name)
+                self._library = ctypes.CDLL(str(name))
                 break
             except OSError:
                 continue
         else:
-            raise Stop(WRONG, "The CUDA runtime isn't found.", expected=", ".join(names),
+            raise Stop(WRONG, "The CUDA runtime isn't found.", expected=", ".join(map(str, names)),
                        next_step="--cudart FILE says where it is; --build-only does without")  # fmt: skip
         count = ctypes.c_int()
         code = self._library.cudaGetDeviceCount(ctypes.byref(count))
         if code or not count.value:
             raise Stop(WRONG, "There is no GPU.", expected="a CUDA device",
                        got="cudaGetDeviceCount: {}".format(self._reason(code) if code else "0 devices"),
-                       next_step="--build-only and --parse-only need none")  # fmt: skip
+                       next_step="is this user in the group video? sudo usermod -aG video USER, then log in anew; "
+                       "--build-only and --parse-only need none")  # fmt: skip
         stream = ctypes.c_void_p()
         self.call("cudaStreamCreate", ctypes.byref(stream))
         self.stream = int(stream.value or 0)
@@ -572,13 +588,17 @@ class Cuda:
         self._library.cudaGetErrorString.restype = ctypes.c_char_p
         return "{} (error {})".format((self._library.cudaGetErrorString(code) or b"?").decode(), code)
 
-    def chip(self) -> str:
+    def capability(self) -> tuple[int, ...]:
+        """Compute capability of the GPU, as (8, 7)."""
         values = []
         for attribute in (75, 76):  # cudaDevAttrComputeCapabilityMajor, …Minor
             value = ctypes.c_int()
             self.call("cudaDeviceGetAttribute", ctypes.byref(value), ctypes.c_int(attribute), ctypes.c_int(0))
             values.append(value.value)
-        return "sm{}{}".format(*values)
+        return tuple(values)
+
+    def chip(self) -> str:
+        return "sm{}{}".format(*self.capability())
 
     def allocate(self, size: int) -> int:
         pointer = ctypes.c_void_p()
@@ -595,6 +615,11 @@ class Cuda:
 
     def wait(self) -> None:
         self.call("cudaStreamSynchronize", ctypes.c_void_p(self.stream))
+
+
+def _packaged(pattern: str) -> list[Path]:
+    """Files of Python packages: where CUDA came with pip, no loader knows of it."""
+    return sorted(path for folder in sys.path for path in Path(folder or ".").glob(pattern))
 
 
 class Engine:
@@ -646,7 +671,7 @@ def require_golden(engine: Engine, kit: Json, precision: str, folder: Path) -> d
     found = {"boxes_rms_px": boxes, "scores_rms": scores, "boxes_rms_px_tolerated": expected["boxes_rms_px"],
              "scores_rms_tolerated": expected["scores_rms"]}  # fmt: skip
     if not (boxes <= expected["boxes_rms_px"] and scores <= expected["scores_rms"]):
-        raise Stop(REFUSED, f"The {precision} engine doesn't compute the golden outputs.", where=expected["file"],
+        raise Stop(REFUSED, f"The {precision} engine {NOT_GOLDEN}.", where=expected["file"],
                    expected="boxes off by {boxes_rms_px} px at most, scores by {scores_rms}: {reason}"
                    .format(**expected), got=f"boxes off by {boxes:.4g} px, scores by {scores:.4g}",
                    next_step="report it with the kit and the board's versions; the engine can't be trusted"
@@ -791,6 +816,24 @@ def _replace(work: Path, folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _drop_abandoned(place: Path) -> None:
+    """What a build that was killed left behind: its folder bears the number of a process that is no more."""
+    for left in place.glob(".part-*-*"):
+        if not os.path.exists("/proc/{}".format(left.name.split("-")[1])):
+            shutil.rmtree(str(left), ignore_errors=True)
+
+
+def _copy(files: Iterable[Path], out: Path | None) -> None:
+    """What was made, to where it was asked for as well; the bare plan stays, being the engine without its header."""
+    if out is None:
+        return
+    with _disk(out):
+        out.mkdir(parents=True, exist_ok=True)
+        for file in files:
+            if file.name != "model.plan":
+                shutil.copyfile(str(file), str(out / file.name))
 
 
 def _keep_layers(work: Path, folder: Path) -> None:

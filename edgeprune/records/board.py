@@ -9,6 +9,7 @@ from pydantic import Field
 
 from edgeprune.records.base import Record
 from edgeprune.records.calibration import Sha256
+from edgeprune.records.golden import GoldenDifference
 from edgeprune.records.kit import KitPrecision
 from edgeprune.records.measurement import Comparison, Latency, Milliseconds
 
@@ -26,15 +27,6 @@ class Board(Record):
     architecture: str
     power_mode: str
     """nvpmodel's number, or 'not reported'."""
-
-
-class GoldenDifference(Record):
-    """Root mean square differences from the golden outputs, and what was tolerated."""
-
-    boxes_rms_px: float = Field(ge=0)
-    scores_rms: float = Field(ge=0)
-    boxes_rms_px_tolerated: float = Field(gt=0)
-    scores_rms_tolerated: float = Field(gt=0)
 
 
 class BoardCandidate(Record):
@@ -83,3 +75,7 @@ class BoardEngine(Record):
     """The line that builds the chosen engine with NVIDIA's own tool."""
     sha256: dict[str, Sha256]
     """Of model.engine and model.plan."""
+
+    def candidate(self, precision: str) -> BoardCandidate:
+        """What was built in a precision."""
+        return next(c for c in self.candidates if c.precision == precision)

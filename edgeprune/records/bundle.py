@@ -41,6 +41,24 @@ class Lineage(Record):
     onnx_sha256: Sha256
 
 
+class KitOrigin(Record):
+    """A bundle that carries a build kit: each device builds its own engine, and these are of the board that measured.
+
+    A device builds as the board did: `build_engine.py --precision PRECISION`, and `--dla` where the profile has one.
+    """
+
+    folder: str
+    """Of the kit, relative to manifest.json."""
+    sha256: Sha256
+    """Of the kit's kit.json: what boards know it by."""
+    board: str
+    """Name of the board file among `files`: engine.json of the engine that was measured."""
+    tensorrt: str
+    """TensorRT that built it."""
+    engine_sha256: Sha256
+    """Of the engine that was measured. Another board's, or another day's, has another."""
+
+
 class Bundle(Record):
     """manifest.json."""
 
@@ -54,7 +72,9 @@ class Bundle(Record):
     settings: Settings | None = None
     """How the runtime is told to run it: what won on the target. None in bundles from before settings were raced."""
     engine: str
-    """The file among `files` that the runtime loads."""
+    """The file among `files` that the runtime loads; with `kit`, the kit's kit.json, which it is built from."""
+    kit: KitOrigin | None = None
+    """Where engines are tied to the machine (TensorRT): what each device builds, and what this board made of it."""
     files: tuple[BundleFile, ...] = Field(min_length=1)
     input: TensorSpec
     outputs: tuple[TensorSpec, ...] = Field(min_length=1)

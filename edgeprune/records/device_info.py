@@ -49,6 +49,10 @@ class DeviceInfo(Record):
     """Runtime -> version, of those that are installed."""
     frequencies: tuple[CpuFrequency, ...]
     """Clocks of the cores; empty where the machine doesn't show them (virtual machines)."""
+    l4t: str | None = None
+    """Jetson: release of L4T and the JetPack that it belongs to, as '36.4.0 (JetPack 6.1-6.2)'."""
+    gpu: str | None = None
+    """NVIDIA: its name and compute capability, as the driver says them."""
     power_mode: str | None
     """Jetson: number and name of the nvpmodel mode."""
     clocks_pinned: dict[str, bool] = Field(default_factory=dict)

@@ -21,7 +21,7 @@ class Installation(Record):
     install_bytes: int = Field(ge=0)
     """Size of its files without the runtime's own package."""
     runtime_bytes: int = Field(ge=0)
-    """Size of the runtime's package."""
+    """Size of the runtime's package; 0 where it is the board's own."""
     import_s: float = Field(ge=0)
     """Importing every device room in a fresh process, best of three, seconds; without the runtime."""
     emulated: str | None = None

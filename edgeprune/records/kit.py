@@ -67,8 +67,8 @@ class Kit(Record):
     files: tuple[BundleFile, ...] = Field(min_length=1)
     """All files of the kit but kit.json, sorted by path."""
     graphs: tuple[KitGraph, ...] = Field(min_length=1)
-    int8_convolutions: tuple[str, ...] = Field(min_length=1)
-    """ONNX nodes that must compute in INT8 in the int8 graphs, in execution order."""
+    int8_convolutions: tuple[str, ...]
+    """ONNX nodes that must compute in INT8 in the int8 graphs, in execution order; none where there are no such."""
     input: TensorSpec
     output: TensorSpec
     """Shape (1, 4 + classes, anchors): boxes as centre x, centre y, width, height in pixels, then scores."""
@@ -87,4 +87,6 @@ class Kit(Record):
             raise ValueError(f"every file that is used stands under files; missing: {', '.join(missing)}")
         if {graph.precision for graph in self.graphs} - {expected.precision for expected in self.golden.expected}:
             raise ValueError("every precision has golden outputs")
+        if bool(self.int8_convolutions) != any(graph.precision == "int8" for graph in self.graphs):
+            raise ValueError("int8_convolutions are those of the int8 graphs: both or neither")
         return self

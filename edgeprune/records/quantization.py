@@ -46,9 +46,14 @@ class Mixed(Record):
     """Relative noise that each layer alone puts on the outputs; empty where nothing had to go back."""
     float_layers: tuple[str, ...] = ()
     """What went back to float, worst first."""
+    stand_in: str | None = None
+    """The library that the figures are of, where it isn't the target's: a board builds finished graphs alone."""
 
     def sentence(self) -> str:
         """What was decided, for the report."""
+        return self._decided() + (f"; mAP50-95 of {self.stand_in} in its stead" if self.stand_in else "")
+
+    def _decided(self) -> str:
         if self.float_layers:
             return (
                 f"int8: {len(self.float_layers)} of {len(self.layers)} convolutions went back to float for the agreed "

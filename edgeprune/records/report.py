@@ -6,6 +6,7 @@ from pydantic import Field
 
 from edgeprune.records.base import Record
 from edgeprune.records.figures import Candidate, LatencyPicture, LayerWidth, Origin, Sample
+from edgeprune.records.golden import GoldenDifference
 from edgeprune.records.measurement import Accuracy, Comparison, Latency, Measurement, Parity
 from edgeprune.records.settings import Settings
 
@@ -84,3 +85,6 @@ class VerifyRun(Record):
 
     parity: tuple[Parity, ...]
     accuracy: tuple[Accuracy, ...]
+    golden: dict[str, GoldenDifference] = Field(default_factory=dict)
+    """Engine -> how far off its kit's golden outputs it was, on the board that built it. `parity` is then that of the
+    graph that the engine was built from, on the host: no one can look inside the engine."""

@@ -18,7 +18,9 @@ from pydantic import Field
 
 from edgeprune.records.base import InputShape, Record
 from edgeprune.records.benchmark import BenchRequest, DeviceAnswer, Prediction
+from edgeprune.records.board import BoardEngine
 from edgeprune.records.device_info import DeviceInfo
+from edgeprune.records.kit import KitPrecision
 from edgeprune.records.report import BenchRun
 from edgeprune.records.settings import CoreNumber, Plugin, Settings
 from edgeprune.records.target import Precision, Runtime, TargetProfile
@@ -119,6 +121,31 @@ class ComputeAnswer(Record):
     """One .npz for each run, relative to the answer's folder: output name -> float32 array."""
 
 
+class BuildRequest(Record):
+    """An engine of a build kit, built by the device itself."""
+
+    kind: Literal["build"] = "build"
+    kit: str
+    """The kit's folder."""
+    precision: KitPrecision
+    dla: int | None = Field(default=None, ge=0)
+    """The DLA core that it is for; none = the GPU."""
+
+    def moved(self, to: Moved) -> BuildRequest:
+        return self.model_copy(update={"kit": to(self.kit)})
+
+
+class BuildAnswer(Record):
+    """Beside it: model.engine and engine.json, where it was built; layers-*.json in any case, if it came so far."""
+
+    exit_code: int
+    """build_engine.py's: 0 built or found, 1 refused by a gate, 2 wrong kit, machine or disk."""
+    said: str
+    """Its words: what was wrong; else what it printed."""
+    engine: BoardEngine | None = None
+    """None where it wasn't built."""
+
+
 class AboutRequest(Record):
     """What the device is, and why it can't run which precision."""
 
@@ -141,5 +168,5 @@ class AboutAnswer(Record):
     """Cores that an engine would be held to there, best first."""
 
 
-Request = BenchRequest | RaceRequest | PredictRequest | ComputeRequest | AboutRequest
-Answer = DeviceAnswer | RaceAnswer | PredictAnswer | ComputeAnswer | AboutAnswer
+Request = BenchRequest | RaceRequest | PredictRequest | ComputeRequest | BuildRequest | AboutRequest
+Answer = DeviceAnswer | RaceAnswer | PredictAnswer | ComputeAnswer | BuildAnswer | AboutAnswer

@@ -11,17 +11,21 @@ from edgeprune.records.base import InputShape, Record
 from edgeprune.records.quantization import Scheme
 from edgeprune.records.settings import CoreNumber, Hint, Plugin, Settings, ThreadCount
 
-Runtime = Literal["onnxruntime", "openvino"]
+Runtime = Literal["onnxruntime", "openvino", "tensorrt"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 #: Whether threads are held to cores: not at all, to cores that the device chooses (its fastest), or to these.
 Affinity = Literal["free", "pinned"] | tuple[CoreNumber, ...]
 
 #: Precisions that each runtime can be asked for here.
 PRECISIONS: dict[str, tuple[str, ...]] = {
-    "onnxruntime": ("fp32", "fp16", "int8"), "openvino": ("fp32", "fp16", "bf16", "int8"),
-}  # fmt: skip
+    "onnxruntime": ("fp32", "fp16", "int8"),
+    "openvino": ("fp32", "fp16", "bf16", "int8"),
+    "tensorrt": ("fp16", "int8"),
+}
 #: Keys of a target that only one runtime has.
-ONLY = {"spinning": "onnxruntime", "plugin": "openvino", "hints": "openvino", "cache": "openvino"}
+ONLY = {
+    "spinning": "onnxruntime", "plugin": "openvino", "hints": "openvino", "cache": "openvino", "dla": "tensorrt",
+}  # fmt: skip
 #: Keys whose values are raced, all with all; one value may stand without its brackets.
 RACED = ("threads", "affinity", "spinning", "hints")
 
@@ -56,6 +60,8 @@ class TargetProfile(Record):
     """OpenVINO: what it lays itself out for, to race."""
     cache: bool = False
     """OpenVINO: whether compiled models are kept on the device, so that the next start needn't compile."""
+    dla: int | None = Field(default=None, ge=0, le=3)
+    """TensorRT: the DLA core that runs it, counted from 0; none = the GPU."""
 
     @field_validator(*RACED, mode="before")
     @classmethod
@@ -84,6 +90,10 @@ class TargetProfile(Record):
                 raise ValueError(f"{key} to race are distinct")
         if self.plugin != "CPU" and (self.threads != (0,) or self.affinity != ("free",)):
             raise ValueError(f"threads and affinity are the CPU's; the plugin is {self.plugin}")
+        if self.dla is not None and self.precisions != ("fp16",):
+            raise ValueError("dla is for precisions: [fp16]; nothing tells what is INT8 there")
+        if self.runtime == "tensorrt" and "int8" in self.precisions and self.quantization.activations != "symmetric":
+            raise ValueError("tensorrt takes activations: symmetric alone")
         if any(edge % 32 for edge in self.input_shape[2:]):
             raise ValueError("height and width of input_shape are multiples of 32 (the detector's largest stride)")
         return self

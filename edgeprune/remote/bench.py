@@ -21,7 +21,7 @@ from pathlib import Path
 
 from edgeprune.bench.ask import Bench, refused, silent
 from edgeprune.bench.device import Progress
-from edgeprune.bench.local import LocalBench
+from edgeprune.bench.local import LocalBench, tied
 from edgeprune.errors import ConnectionLostError, DeviceError, ExitCode
 from edgeprune.records import DeviceInfo, files, write_json
 from edgeprune.records.address import DeviceAddress, parse_address
@@ -69,7 +69,7 @@ class SshBench:
                 got=", ".join(sorted(self.info.runtimes)) or "none",
                 next_step=f"edgeprune device setup {self.address} --runtime {runtime}", code=ExitCode.NOT_SET_UP,
             )  # fmt: skip
-        return {runtime: self.info.runtimes[runtime]}
+        return tied(self.info, runtime)
 
     def ask(self, request: Request, into: Path, on_progress: Progress = silent) -> None:
         """See `Bench.ask`."""

@@ -10,6 +10,8 @@ Rules:
 - Checked before it counts: every device room imports with torch blocked, and the runtime imports.
 - Only what these imports used is compiled: byte code of all of NumPy and Pygments is 25 MB that nobody loads.
 - What was copied for it goes with its end, well or not; what copies that broke off left, an hour later.
+- A runtime that is the board's own (TensorRT) is taken from the system's packages, which the environment then sees; pip
+  installs nothing for it, and what the system's packages have in the tested versions isn't installed again.
 - pip goes when it has done its work (17 MB); the next setup brings its own.
 
 The last line out is one JSON object: the record of the installation, or {"error": kind, "detail": text} with exit
@@ -47,7 +49,8 @@ for room in rooms:
     importlib.import_module(room)
 import_s = time.perf_counter() - start
 if runtime:
-    importlib.import_module("edgeprune.runtime.session").available(runtime, "fp32")
+    precision = "fp16" if runtime == "tensorrt" else "fp32"
+    importlib.import_module("edgeprune.runtime.session").available(runtime, precision)
 print(json.dumps(import_s))
 """
 
@@ -57,9 +60,13 @@ from edgeprune.machine import emulated
 def size(distribution):
     paths = {str(distribution.locate_file(f)) for f in distribution.files or ()}
     return sum(os.lstat(p).st_size for p in paths if os.path.lexists(p))
-found = {d.metadata["Name"]: d for d in m.distributions()}
+runtime, boards_own = sys.argv[1:]
+here = os.path.realpath(sys.prefix)
+found = {d.metadata["Name"]: d for d in m.distributions() if os.path.realpath(d.locate_file("")).startswith(here)}
 versions = {n: d.version for n, d in found.items()}
-about = {"runtime_bytes": size(found[sys.argv[1]]), "emulated": emulated(pathlib.Path("/"))}
+if boards_own:
+    versions[runtime] = __import__(runtime).__version__
+about = {"runtime_bytes": 0 if boards_own else size(found[runtime]), "emulated": emulated(pathlib.Path("/"))}
 print(json.dumps({"versions": versions} | about))
 """
 
@@ -122,17 +129,18 @@ def forgotten(folder: Path) -> bool:
 
 def make(part: Path, final: Path, request: dict[str, Any]) -> None:
     """Fill the .part."""
-    run("no-venv", [sys.executable, "-m", "venv", str(part)])
+    own = request.get("boards_own", False)
+    run("no-venv", [sys.executable, "-m", "venv", *(["--system-site-packages"] if own else []), str(part)])
     python = str(part / "bin" / "python")
     pip = [python, "-m", "pip", "--disable-pip-version-check", "--no-input", "--quiet"]
-    wanted = f"{request['wheel']}[{request['runtime']}]"
+    wanted = request["wheel"] if own else f"{request['wheel']}[{request['runtime']}]"
     given = ["--no-index", "--find-links", request["wheels"]] if request["wheels"] else []
     run("pip", [*pip, "install", "--no-compile", "--no-cache-dir", *given, "-c", request["constraints"], wanted])
     rooms = json.dumps([request["rooms"], None])
     run("check", [python, "-I", "-c", _CHECK, json.dumps([request["rooms"], request["runtime"]])])
     import_s = min(float(run("check", [python, "-I", "-c", _CHECK, rooms])) for _ in range(3))
     run("pip", [*pip, "uninstall", "-y", "pip", "setuptools"])
-    sizes = json.loads(run("check", [python, "-I", "-c", _SIZES, request["runtime"]]))
+    sizes = json.loads(run("check", [python, "-I", "-c", _SIZES, request["runtime"], "yes" if own else ""]))
     for script in (part / "bin").iterdir():  # they name the interpreter by its path, which is about to change
         if script.is_file() and not script.is_symlink():
             script.write_bytes(script.read_bytes().replace(os.fsencode(part), os.fsencode(final)))

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edgeprune.errors import DeviceError, ExitCode
+from edgeprune.machine import BOARDS_OWN
 from edgeprune.records.base import parse
 from edgeprune.records.device_info import DeviceInfo
 from edgeprune.records.installation import Installation
@@ -41,9 +42,15 @@ SPACE_BYTES = 600_000_000
 CLOCK_LIMIT_S = 86_400.0
 #: Installing takes half a minute on a PC, minutes on a Pi with an SD card.
 INSTALL_TIMEOUT_S = 1800.0
+#: JetPack's TensorRT is for the system's Python; JetPack 5 has 3.8.
+_BOARDS_PYTHON = (
+    "flash JetPack 6 or later; on JetPack 5 build by hand: edgeprune export makes kits/pruned without a board, and its "
+    "build_engine.py runs on Python 3.8. (A Python that has TensorRT too: --python python3.10)"
+)
 #: Everything that runs on a device.
 ROOMS = (
     "edgeprune.errors", "edgeprune.records", "edgeprune.runtime.session", "edgeprune.runtime.predict",
+    "edgeprune.runtime.tensorrt", "edgeprune.bench.build",
     "edgeprune.bench.measure", "edgeprune.bench.worker", "edgeprune.bench.board", "edgeprune.bench.device",
     "edgeprune.bench.__main__", "edgeprune.bench.store",
 )  # fmt: skip
@@ -64,7 +71,7 @@ async def set_up(
     """Install the device side with one runtime.
 
     Args:
-        runtime: onnxruntime or openvino.
+        runtime: onnxruntime, openvino, or tensorrt, which must be there already.
         python: The device's interpreter to build on.
         wheel: edgeprune's wheel; without one it is built from the source checkout.
         offline: Whether the device reaches no package index: its wheels are fetched here and copied.
@@ -77,7 +84,9 @@ async def set_up(
         DeviceError: Something is missing there, or it can't be installed; the device is as before.
     """
     root = await root_of(device)
-    await _require_python(device, python)
+    await _require_python(device, python, runtime)
+    if runtime in BOARDS_OWN:
+        await _require_module(device, python, runtime)
     with tempfile.TemporaryDirectory(prefix="edgeprune-setup-") as folder:
         tell("building the wheel" if wheel is None else f"checking {wheel}")
         files = [find_wheel(wheel, Path(folder)), find_constraints(), Path(installer.__file__)]
@@ -107,6 +116,7 @@ async def set_up(
         request = {
             "root": root, "name": name, "runtime": runtime, "rooms": ROOMS, "incoming": incoming,
             "wheel": f"{incoming}/{files[0].name}", "constraints": f"{incoming}/{files[1].name}",
+            "boards_own": runtime in BOARDS_OWN,
             "wheels": f"{incoming}/wheels" if offline else None,
         }  # fmt: skip
         tell(f"installing {runtime} and edgeprune {__version__} there")
@@ -160,7 +170,17 @@ async def root_of(device: Device) -> str:
     return f"{home}/{ROOT}"
 
 
-async def _require_python(device: Device, python: str) -> None:
+async def _require_module(device: Device, python: str, module: str) -> None:
+    """What comes with JetPack, for the system's Python alone; pip has nothing for a Jetson."""
+    done = await device.run([python, "-I", "-c", f"import {module}; print({module}.__version__)"])
+    if done.exit_code:
+        raise DeviceError(
+            f"The device's {python} has no {module}.", where=device.address, expected="the board's own, of its JetPack",
+            got=_last(done), next_step="sudo apt install python3-libnvinfer, there", code=ExitCode.NOT_SET_UP,
+        )  # fmt: skip
+
+
+async def _require_python(device: Device, python: str, runtime: str) -> None:
     done = await device.run([python, "-c", "import sys; print(*sys.version_info[:2])"])
     lowest, highest = (".".join(map(str, v)) for v in PYTHONS)
     advice = "sudo apt install python3 python3-venv"
@@ -177,7 +197,8 @@ async def _require_python(device: Device, python: str) -> None:
         raise DeviceError(
             f"The device's {python} can't run edgeprune.", where=device.address,
             expected=f"Python {lowest} to {highest}", got=f"{major}.{minor}",
-            next_step="install another Python there and name it: --python python3.11", code=ExitCode.NO_PYTHON,
+            next_step=_BOARDS_PYTHON if runtime in BOARDS_OWN
+            else "install another Python there and name it: --python python3.11", code=ExitCode.NO_PYTHON,
         )  # fmt: skip
 
 

@@ -27,6 +27,8 @@ def info_table(info: DeviceInfo) -> Table:
         "Python": info.python,
         "edgeprune": info.edgeprune,
         "runtimes": ", ".join(f"{name} {number}" for name, number in info.runtimes.items()) or "none",
+        "L4T": info.l4t,
+        "GPU": info.gpu,
         "power mode": info.power_mode,
         "clocks pinned": pinned_in_words(info.clocks_pinned),
         "throttled now": _slowed(info.throttled_now),

@@ -22,6 +22,7 @@ from typing import Any, Protocol
 from edgeprune.errors import DeviceError, EdgepruneError, missing_package
 from edgeprune.machine import cores, text
 from edgeprune.records.settings import Settings
+from edgeprune.runtime import tensorrt
 from edgeprune.runtime.openvino import OpenVinoSession, lacks, open_openvino_graph
 from edgeprune.runtime.pinning import first_core_for_me, pin
 from edgeprune.runtime.preprocess import Floats
@@ -49,10 +50,10 @@ def open_session(runtime: str, engine: Path, precision: str, settings: Settings 
     """Load an engine. Where its settings hold it to cores, this process is held to them from here on.
 
     Args:
-        runtime: onnxruntime or openvino.
-        engine: The .onnx or .xml file.
+        runtime: onnxruntime, openvino or tensorrt.
+        engine: The .onnx, .xml or .engine file.
         precision: What to compute in: fp32, fp16, bf16, or int8 (a quantized graph; what is float in it computes in
-            FP32 on a CPU, in FP16 on GPU and NPU).
+            FP32 on a CPU, in FP16 on GPU and NPU). A TensorRT engine was built in its own.
 
     Raises:
         DeviceError: The runtime isn't installed, can't load the file, or hasn't the precision or the settings.
@@ -60,6 +61,7 @@ def open_session(runtime: str, engine: Path, precision: str, settings: Settings 
     openers: dict[str, Callable[[Path, str, Settings], Session]] = {
         "onnxruntime": OnnxRuntimeSession,
         "openvino": OpenVinoSession,
+        "tensorrt": tensorrt.TensorRtSession,
     }
     if not engine.is_file():
         raise DeviceError("The engine's file doesn't exist.", where=engine)
@@ -105,6 +107,8 @@ def open_graph(
     """
     if runtime == "openvino":
         return open_openvino_graph(engine, precision, Settings(plugin=settings.plugin))
+    if runtime == "tensorrt":
+        return tensorrt.open_graph(engine, precision)
     ort = _import_onnxruntime()
     session = ort.InferenceSession(str(engine), _quiet(ort), providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
@@ -119,6 +123,8 @@ def available(runtime: str, precision: str, plugin: str = "CPU") -> str | None:
     """
     if runtime == "openvino":
         return lacks(precision, plugin)
+    if runtime == "tensorrt":
+        return tensorrt.available(precision)
     _import_onnxruntime()
     return no_fp16(platform.machine(), text(Path("/proc/cpuinfo")) or "") if precision == "fp16" else None
 

@@ -1,6 +1,7 @@
-"""The stages of a build: what makes a model (make.py), how it is run (tune.py), what judges it (judge.py) and shows it
-(page.py)."""
+"""The stages of a build: what makes a model (make.py), what has a board build its engines (board.py), how these are run
+(tune.py), what judges them (judge.py) and shows it (page.py)."""
 
+from edgeprune.stages.board import build_on_device
 from edgeprune.stages.common import reach
 from edgeprune.stages.judge import bench, bundle, report, verify
 from edgeprune.stages.make import admit, calibrate, export, finetune, price, prune, swap
@@ -8,7 +9,7 @@ from edgeprune.stages.page import page
 from edgeprune.stages.tune import tune
 
 __all__ = [
-    "admit", "bench", "bundle", "calibrate", "export", "finetune", "page", "price", "prune", "reach", "report", "swap",
-    "tune",
+    "admit", "bench", "build_on_device", "bundle", "calibrate", "export", "finetune", "page", "price", "prune", "reach",
+    "report", "swap", "tune",
     "verify",
 ]  # fmt: skip

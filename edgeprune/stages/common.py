@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Container
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from edgeprune.errors import DeviceError
 from edgeprune.job import Job
 from edgeprune.machine import installed
 from edgeprune.records.request import Engine
-from edgeprune.records.target import own_file
+from edgeprune.records.target import Precision, own_file
 
 if TYPE_CHECKING:
     from edgeprune.runtime.preprocess import Floats
@@ -24,41 +25,57 @@ VARIANTS = ("parent", "pruned")
 QUANTIZED = "quantized"
 
 
-def reach(job: Job) -> None:
+def reach(job: Job, *, kits: bool = False) -> None:
     """The device answers and has the target's runtime, its plugin and its cores: known before hours of training rather
     than after them.
 
-    Raises:
-        DeviceError: It doesn't, or hasn't.
-    """
-    job.bench.versions(job.profile.runtime)
-    listed = {core for cores in job.profile.affinity if isinstance(cores, tuple) for core in cores}
-    if job.profile.plugin != "CPU" or listed or "fp32" not in job.profile.precisions:
-        from edgeprune.bench.ask import about
+    Args:
+        kits: Whether the build ends before engines; where these are built of kits, it needs no device.
 
-        profile = job.profile
-        missing = about(job.bench, profile.runtime, profile.precisions, profile.plugin, sorted(listed)).lacking
-        if not [p for p in profile.precisions if p != "int8" and p not in missing]:
-            raise DeviceError(
-                "The device has none of the target's float precisions, and the parent needs one.",
-                where=job.bench.address, expected=", ".join(profile.precisions),
-                got="; ".join(f"{precision}: {why}" for precision, why in missing.items()),
-                next_step="precisions of the target",
-            )  # fmt: skip
+    Raises:
+        DeviceError: It doesn't, or hasn't; or a board that is to build its engines has no GPU for them.
+    """
+    if job.on_board and kits:
+        return
+    job.bench.versions(job.profile.runtime)
+    profile = job.profile
+    listed = {core for cores in profile.affinity if isinstance(cores, tuple) for core in cores}
+    if not job.on_board and profile.plugin == "CPU" and not listed and "fp32" in profile.precisions:
+        return
+    from edgeprune.bench.ask import about
+
+    missing = about(job.bench, profile.runtime, profile.precisions, profile.plugin, sorted(listed)).lacking
+    if job.on_board and missing:
+        precision, why = next(iter(missing.items()))
+        raise DeviceError(
+            "The board can't build what the target asks for.", where=profile.device, expected=precision, got=why,
+            next_step=f"take {precision} out of the target's precisions",
+        )  # fmt: skip
+    if not [p for p in profile.precisions if p != "int8" and p not in missing]:
+        raise DeviceError(
+            "The device has none of the target's float precisions, and the parent needs one.",
+            where=job.bench.address, expected=", ".join(profile.precisions),
+            got="; ".join(f"{precision}: {why}" for precision, why in missing.items()),
+            next_step="precisions of the target",
+        )  # fmt: skip
 
 
 def folder_of(job: Job, variant: str, precision: str) -> str:
-    """Folder under engines/ that holds an engine; arithmetic in floating point shares one file where it can."""
-    if precision == "int8":
-        return QUANTIZED
-    return f"{variant}-{precision}" if own_file(job.profile.runtime, precision) else variant
+    """Folder under engines/ that holds an engine; floating point shares one file where it can, never on boards."""
+    if job.on_board or own_file(job.profile.runtime, precision):
+        return f"{variant}-{precision}"
+    return QUANTIZED if precision == "int8" else variant
+
+
+def asked(job: Job) -> list[tuple[str, Precision]]:
+    """Variant and precision of every engine. The parent is float: INT8 is one of the things that the build brings."""
+    pairs = itertools.product(VARIANTS, job.profile.precisions)
+    return [pair for pair in pairs if pair != ("parent", "int8")]
 
 
 def folders(job: Job) -> tuple[str, ...]:
     """The folders under engines/ that a job has."""
-    own = [p for p in job.profile.precisions if own_file(job.profile.runtime, p)]
-    more = [folder_of(job, variant, precision) for variant in VARIANTS for precision in own]
-    return (*VARIANTS, *more, QUANTIZED) if job.int8 else (*VARIANTS, *more)
+    return tuple(dict.fromkeys([*(() if job.on_board else VARIANTS), *(folder_of(job, *pair) for pair in asked(job))]))
 
 
 def artifact(folder: Path) -> Path:
@@ -71,10 +88,8 @@ def engines(job: Job, lacking: Container[str]) -> list[Engine]:
     from edgeprune.export.engine import engine_file
 
     found = []
-    for variant in VARIANTS:
-        for precision in job.profile.precisions:
-            if precision in lacking or (variant == "parent" and precision == "int8"):
-                continue  # the parent is float: INT8 is one of the things that the build brings
+    for variant, precision in asked(job):
+        if precision not in lacking:
             made = artifact(job.shop / f"engines/{folder_of(job, variant, precision)}")
             found.append(Engine.of(job.profile, f"{variant} {precision}", precision, engine_file(made)))
     return found

@@ -25,10 +25,12 @@ from edgeprune.records import (
     write_json,
 )
 from edgeprune.records.model import ModelFiles
+from edgeprune.stages.board import board_records, built, built_note, graph_parity, pack_kit
 from edgeprune.stages.common import (
     PARITY_IMAGES,
     VARIANTS,
     artifact,
+    asked,
     engine_files,
     engines,
     folder_of,
@@ -43,7 +45,8 @@ from edgeprune.version import __version__
 
 
 def verify(job: Job, model: ModelFiles, again: bool = False) -> None:
-    """verify.json: each engine against torch, and its mAP on the runtime itself; predictions/ in COCO's format."""
+    """verify.json: each engine against torch, and its mAP on the runtime itself; predictions/ in COCO's format.
+    Of an engine that a board built: its graph against torch, here, and its golden outputs, there."""
 
     def act(work: Path) -> None:
         from edgeprune.bench.ask import detections
@@ -54,10 +57,15 @@ def verify(job: Job, model: ModelFiles, again: bool = False) -> None:
 
         images = job.data.splits["val"]
         pixels = probes(job, PARITY_IMAGES)
-        parities, accuracies = [], []
+        parities, accuracies, golden = [], [], {}
         for engine in engines(job, lacking(job)):
             variant = engine.name.split()[0]
-            if engine.precision == "int8":
+            if job.on_board:
+                parities.append(graph_parity(job, model, variant, engine.precision))
+                found = built(job, variant, engine.precision).candidate(engine.precision).golden
+                if found is not None:
+                    golden[engine.name] = found
+            elif engine.precision == "int8":
                 assert model.quantization is not None
                 parities.append(
                     check_steps(
@@ -76,9 +84,10 @@ def verify(job: Job, model: ModelFiles, again: bool = False) -> None:
                 job.bench, engine, images, job.profile.input_shape, on_image=_counter(job, engine.name, len(images))
             )
             accuracies.append(score(engine.name, job.data, results))
-            found = work / "predictions" / f"{engine.name.replace(' ', '-')}.json"
-            files.write_bytes(found, json.dumps(results).encode())
-        write_json(work / "verify.json", VerifyRun(parity=tuple(parities), accuracy=tuple(accuracies)))
+            listed = work / "predictions" / f"{engine.name.replace(' ', '-')}.json"
+            files.write_bytes(listed, json.dumps(results).encode())
+        checked = VerifyRun(parity=tuple(parities), accuracy=tuple(accuracies), golden=golden)
+        write_json(work / "verify.json", checked)
 
     job.shop.stage(
         "verify", act,
@@ -153,7 +162,7 @@ def report(job: Job, again: bool = False) -> Report:
         reads={
             "bench": job.shop / "bench.json", "verify": job.shop / "verify.json", "plan": job.shop / "plan.json",
             "goal": job.recipe.goal.model_dump(), "inputs": job.sha256, "predictions": job.shop / "predictions",
-            "tune": job.shop / "tune.json",
+            "tune": job.shop / "tune.json", **board_records(job),
             **{name: job.shop / name for name in ("mixed.json", "activation.json") if (job.shop / name).exists()},
         },
         makes=("report.json", "samples"), force=again,
@@ -162,7 +171,8 @@ def report(job: Job, again: bool = False) -> Report:
 
 
 def bundle(job: Job, report: Report) -> None:
-    """bundle/: the accepted engine with its manifest. A rejected build has none, and an older one goes."""
+    """bundle/: the accepted engine with its manifest; its kit, where each device builds its own. A rejected build has
+    none, and an older one goes."""
     folder = job.shop / "bundle"
     if not report.verdict.accepted:
         files.remove(folder)
@@ -179,15 +189,22 @@ def bundle(job: Job, report: Report) -> None:
         build, parent = report.verdict.comparison.build, report.verdict.comparison.parent
         row = {f"{r.variant} {r.precision}": r for r in report.rows}
         graph = job.shop / ("mixed.onnx" if row[build].precision == "int8" else "pruned.onnx")
-        shutil.copytree(job.shop / f"engines/{folder_of(job, 'pruned', row[build].precision)}", made)
+        precision = row[build].precision
+        if job.on_board:
+            made.mkdir(parents=True)
+            engine, kit = pack_kit(job, precision, made)
+        else:
+            shutil.copytree(job.shop / f"engines/{folder_of(job, 'pruned', precision)}", made)
+            engine, kit = engine_file(artifact(made)).relative_to(made).as_posix(), None
         specs = tensor_specs(graph)
         manifest = Bundle(
             target=job.target,
             profile=job.profile,
             architecture=report.environment["machine"],
-            precision=row[build].precision,
+            precision=precision,
             settings=row[build].settings,
-            engine=engine_file(artifact(made)).relative_to(made).as_posix(),
+            engine=engine,
+            kit=kit,
             files=tuple(
                 BundleFile(path=p.relative_to(made).as_posix(), sha256=files.sha256_file(p), bytes=p.stat().st_size)
                 for p in sorted(made.rglob("*"))
@@ -221,6 +238,8 @@ def _notes(job: Job) -> tuple[str, ...]:
             f"activation {priced.engine}: the whole model scores mAP50-95 {priced.map50_95:.4f} with it after "
             f"{job.recipe.activation_epochs} epochs, before anything is cut (fp32)"
         )
+    if job.on_board:
+        notes += [built_note(job, *pair) for pair in asked(job)]
     if job.int8:
         notes.append(read_json(job.shop / "mixed.json", Mixed, EdgepruneError).sentence())
     notes += read_json(job.shop / "tune.json", Tune, EdgepruneError).sentences()
@@ -233,4 +252,4 @@ def _counter(job: Job, note: str, total: int) -> Callable[[int], None]:
 
 def _size(folder: Path) -> int:
     """Bytes that the runtime loads: the model's own files, not what describes them."""
-    return sum(p.stat().st_size for p in folder.rglob("*") if p.suffix in {".onnx", ".xml", ".bin"})
+    return sum(p.stat().st_size for p in folder.rglob("*") if p.suffix in {".onnx", ".xml", ".bin", ".engine"})

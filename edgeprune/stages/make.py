@@ -15,6 +15,7 @@ from edgeprune.records import files
 from edgeprune.records.model import ModelFiles
 from edgeprune.records.target import own_file
 from edgeprune.schedule import Phase
+from edgeprune.stages.board import kits, parent_artifact, place
 from edgeprune.stages.common import folder_of, versions
 
 
@@ -66,6 +67,7 @@ def price(job: Job, phase: Phase, model: ModelFiles) -> None:
     """activation.json: what the whole model scores with the other activation function, on the target's runtime."""
     if not phase.swap:
         return
+    at = place(job)
 
     def act(work: Path) -> None:
         from edgeprune.bench.ask import detections
@@ -76,17 +78,16 @@ def price(job: Job, phase: Phase, model: ModelFiles) -> None:
         from edgeprune.train.evaluate import score
 
         export_onnx(model.checkpoint, work / "whole.onnx", *job.image_size, {})
-        made = build_engine(job.profile.runtime, work / "whole.onnx", work, job.architecture)
-        engine = Engine.of(job.profile, "whole", job.profile.floating, engine_file(made))
-        results = detections(job.bench, engine, job.data.splits["val"], job.profile.input_shape)
+        made = build_engine(at.profile.runtime, work / "whole.onnx", work, at.architecture)
+        engine = Engine.of(at.profile, "whole", at.profile.floating, engine_file(made))
+        results = detections(at.bench, engine, job.data.splits["val"], job.profile.input_shape)
         write_json(work / "activation.json", score(job.recipe.activation, job.data, results))
 
     job.shop.stage(
         "price of the activation", act,
         reads={
             "checkpoint": model.checkpoint, "activation": job.recipe.activation, "data": job.sha256["data"],
-            "size": job.image_size, "device": job.profile.device, "there": job.bench.versions(job.profile.runtime),
-            **versions("pycocotools"),
+            "size": job.image_size, **at.reads, **versions("pycocotools"),
         },
         makes=("activation.json",),
     )  # fmt: skip
@@ -242,7 +243,8 @@ def finetune(job: Job, phase: Phase, model: ModelFiles, again: bool = False) -> 
 
 
 def export(job: Job, model: ModelFiles, again: bool = False) -> None:
-    """The ONNX file of parent and build, and from it what the target's runtime loads; the quantized graph as well."""
+    """The ONNX file of parent and build, and from it what the target's runtime loads; the quantized graph as well.
+    Where the device itself builds, kits are the end of it."""
     for variant, checkpoint in (("parent", job.shop / "parent.pt"), ("pruned", model.checkpoint)):
         lineage = _lineage(job, variant, checkpoint)
 
@@ -258,18 +260,22 @@ def export(job: Job, model: ModelFiles, again: bool = False) -> None:
             reads={"lineage": lineage, "size": job.image_size, **versions("ultralytics", "torch", "onnx", "onnxslim")},
             makes=(f"{variant}.onnx",), force=again,
         )  # fmt: skip
+        if job.on_board:
+            continue
         to_engine(job, variant, f"{variant}.onnx", again)
         for precision in job.profile.precisions:
             if own_file(job.profile.runtime, precision):
                 to_engine(job, folder_of(job, variant, precision), f"{variant}.onnx", again, half=True)
     if job.int8:
         export_quantized(job, model, again)
+    if job.on_board:
+        kits(job, again)
 
 
 def export_quantized(job: Job, model: ModelFiles, again: bool = False) -> None:
     """quantized.onnx, the one quantized graph; mixed.onnx, the same with as many layers in float as the agreed
     accuracy asks for; and what the target's runtime loads of that."""
-    scales = model.quantization
+    scales, at = model.quantization, place(job)
     assert scales is not None
     lineage = _lineage(job, "quantized", model.checkpoint)
 
@@ -285,17 +291,17 @@ def export_quantized(job: Job, model: ModelFiles, again: bool = False) -> None:
 
     def mix(work: Path) -> None:
         from edgeprune.export.mix import mix
-        from edgeprune.stages.common import artifact
 
         mix(
             job.shop / "quantized.onnx", job.shop / "pruned.onnx",
-            parent=artifact(job.shop / "engines/parent"), profile=job.profile, bench=job.bench,
-            architecture=job.architecture, data=job.data, calibration=job.calibration,
+            parent=parent_artifact(job), profile=at.profile, bench=at.bench, architecture=at.architecture,
+            stand_in=at.stand_in, data=job.data, calibration=job.calibration,
             max_map_drop=job.recipe.goal.max_map_drop,
             destination=work / "mixed.onnx", record=work / "mixed.json",
             on_step=lambda done, total, note: job.shop.listener.progress("mix", done, total, note),
         )  # fmt: skip
 
+    parent = job.shop / ("parent.onnx" if job.on_board else "engines/parent")
     packages = versions("ultralytics", "torch", "onnx", "onnxslim")
     job.shop.stage(
         "export quantized to onnx", to_qdq,
@@ -307,14 +313,14 @@ def export_quantized(job: Job, model: ModelFiles, again: bool = False) -> None:
     job.shop.stage(
         "mix", mix,
         reads={
-            "quantized": job.shop / "quantized.onnx", "parent": job.shop / "engines/parent", "data": job.sha256["data"],
-            "calibration": job.sha256["calibration"], "drop": job.recipe.goal.max_map_drop,
-            "device": job.profile.device, "there": job.bench.versions(job.profile.runtime),
-            **versions(job.profile.runtime, "onnx", "pycocotools"),
+            "quantized": job.shop / "quantized.onnx", "parent": parent, "data": job.sha256["data"],
+            "calibration": job.sha256["calibration"], "drop": job.recipe.goal.max_map_drop, **at.reads,
+            **versions("onnx", "pycocotools"),
         },
         makes=("mixed.onnx", "mixed.json"), force=again,
     )  # fmt: skip
-    to_engine(job, "quantized", "mixed.onnx", again)
+    if not job.on_board:
+        to_engine(job, "quantized", "mixed.onnx", again)
 
 
 def to_engine(job: Job, name: str, onnx_file: str, again: bool, half: bool = False) -> None:

@@ -23,14 +23,15 @@ import pytest
 from edgeprune.bench.measure import summarise
 from edgeprune.errors import DeviceError
 from edgeprune.export.gate import MODULES
+from edgeprune.export.kit import write_kit
 from edgeprune.kit import build_engine
 from edgeprune.records import BoardEngine, read_json
 from tests.conftest import ROOT
 from tests.disk import small_disk
 from tests.export.test_quantized import Built
+from tests.sim.board import SIM, cuda
 
 SCRIPT = Path(build_engine.__file__)
-SIM = ROOT / "tests" / "sim"
 BUILDER = all(importlib.util.find_spec(module) for module in MODULES)
 needs_builder = pytest.mark.skipif(not BUILDER, reason="the extra tensorrt-rtx is not installed")
 RTX = ("--module", MODULES[0], "--elsewhere")
@@ -295,16 +296,20 @@ def test_no_gpu_is_told_by_the_cuda_runtime_itself(kit: Path, tmp_path: Path) ->
     assert "--build-only" in text
 
 
+def test_float_kit_has_no_int8_and_says_so(small: Built, images: Path, tmp_path: Path) -> None:
+    write_kit(None, small.float_file, images, tmp_path / "kit", count=1)
+    options = ("--elsewhere", "--module", "sim_tensorrt", "--precision", "int8")
+    text = said(build(tmp_path / "kit", tmp_path / "cache", *options), 2)
+    assert "The kit has no int8 graph." in text
+    assert "expected: fp16" in text
+
+
 # Behind the GPU, simulated
 
 
 @pytest.fixture(scope="module")
 def sim(tmp_path_factory: pytest.TempPathFactory) -> tuple[object, ...]:
-    compiler = shutil.which("cc")
-    if compiler is None:
-        pytest.skip("left out: no C compiler")
-    library = tmp_path_factory.mktemp("sim") / "libcudart.so"
-    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", library, SIM / "cudart.c"], check=True)
+    library = cuda(tmp_path_factory.mktemp("sim"))
     return ("--module", "sim_tensorrt", "--elsewhere", "--cudart", library, "--warm-up", 0, "--rounds", 2)
 
 
@@ -372,6 +377,32 @@ def test_gpu_without_memory_is_told(kit: Path, tmp_path: Path, sim: tuple[object
     text = said(build(kit, tmp_path, *sim, "--precision", "int8", SIM_CUDA_FULL="1"), 2)
     assert "cudaMalloc" in text
     assert "out of memory (error 2)" in text
+
+
+def test_what_was_made_is_copied_where_it_was_asked_for(kit: Path, tmp_path: Path, sim: tuple[object, ...]) -> None:
+    arguments = (*sim, "--precision", "fp16", "--out", tmp_path / "out")
+    said(build(kit, tmp_path / "cache", *arguments), 0)
+    folder, _ = record(tmp_path / "cache")
+    names = ["engine.json", "layers-fp16.json", "model.engine"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == names
+    assert all((tmp_path / "out" / name).read_bytes() == (folder / name).read_bytes() for name in names)
+    shutil.rmtree(tmp_path / "out")
+    assert "built before" in said(build(kit, tmp_path / "cache", *arguments), 0)
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == names
+
+
+def test_what_a_killed_build_left_goes_and_what_a_running_one_has_stays(
+    kit: Path, tmp_path: Path, sim: tuple[object, ...]
+) -> None:
+    arguments = (*sim, "--precision", "fp16")
+    said(build(kit, tmp_path, *arguments), 0)
+    folder, _ = record(tmp_path)
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    for pid in (ended.pid, os.getpid()):
+        (folder.parent / f".part-{pid}-x").mkdir()
+    said(build(kit, tmp_path, *arguments, "--again"), 0)
+    assert [p.name for p in folder.parent.glob(".part-*")] == [f".part-{os.getpid()}-x"]
 
 
 def test_dla_takes_fp16_and_ultralytics_is_told_the_core(kit: Path, tmp_path: Path, sim: tuple[object, ...]) -> None:

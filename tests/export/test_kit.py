@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from pydantic import ValidationError
 
 from edgeprune.errors import DataError, DeviceError, EdgepruneError, ExportError
 from edgeprune.export.kit import FLOOR, MARGIN, differences, kit_sha256, write_kit
@@ -21,7 +22,7 @@ from edgeprune.export.qdq import Graph, as_float
 from edgeprune.export.view import View
 from edgeprune.job import find_target
 from edgeprune.kit import build_engine
-from edgeprune.records import Kit, read_json
+from edgeprune.records import Kit, TargetProfile, read_json
 from edgeprune.records.files import sha256_file
 from edgeprune.runtime.preprocess import letterbox, read_image
 from edgeprune.runtime.session import open_unoptimised
@@ -80,10 +81,31 @@ def test_layers_that_went_back_to_float_need_not_be_int8(small: Built, images: P
     assert made.int8_convolutions == read(kit).int8_convolutions[1:]
 
 
-def test_the_target_for_kits_asks_for_what_tensorrt_takes() -> None:
-    profile = find_target("jetson-int8")
-    assert "int8" in profile.precisions
+@pytest.mark.parametrize("board", ["orin-nano", "orin-nx", "agx-orin", "thor"])
+def test_the_boards_targets_ask_for_what_tensorrt_takes(board: str) -> None:
+    profile = find_target(f"jetson-{board}")
+    assert (profile.runtime, profile.precisions, profile.dla) == ("tensorrt", ("fp16", "int8"), None)
+    assert profile.device == f"ssh://{board}"
     assert (profile.quantization.activations, profile.quantization.placement) == ("symmetric", "conv-inputs")
+
+
+def test_dla_is_asked_for_in_fp16_alone() -> None:
+    profile = find_target("jetson-agx-orin-dla")
+    assert (profile.precisions, profile.dla) == (("fp16",), 0)
+    for changed in ({"precisions": ("fp16", "int8")}, {"runtime": "openvino", "precisions": ("fp32",)}):
+        with pytest.raises(ValidationError, match="dla is for runtime: tensorrt"):
+            TargetProfile.model_validate(profile.model_dump() | changed)
+    asymmetric = {"precisions": ("int8",), "dla": None, "quantization": {"activations": "asymmetric"}}
+    with pytest.raises(ValidationError, match="symmetric alone"):
+        TargetProfile.model_validate(profile.model_dump() | asymmetric)
+
+
+def test_a_float_kit_has_one_candidate(small: Built, images: Path, tmp_path: Path) -> None:
+    made = write_kit(None, small.float_file, sorted(images.iterdir()), tmp_path / "kit", count=1)
+    assert ({g.precision for g in made.graphs}, made.int8_convolutions) == ({"fp16"}, ())
+    assert [e.precision for e in made.golden.expected] == ["fp16"]
+    with pytest.raises(ValidationError, match="both or neither"):
+        Kit.model_validate(made.model_dump() | {"int8_convolutions": ("conv",)})
 
 
 @pytest.mark.parametrize("precision", ["int8", "fp16"])

@@ -122,6 +122,11 @@ def keygen(file: Path, kind: str = "ed25519") -> None:
 
 @pytest.fixture
 def make_board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Board]]:
+    yield from boards(tmp_path, monkeypatch)
+
+
+def boards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Board]]:
+    """What makes devices in a folder; they end with it."""
     if not Path(SSHD).is_file() or not SFTP_SERVER or not shutil.which("ssh-keygen"):
         pytest.skip("left out: no sshd here (Debian: apt-get install openssh-server)")
     made: list[Board] = []

@@ -27,6 +27,7 @@ from edgeprune.records import (
     Recipe,
     Report,
     Row,
+    Settings,
     TargetProfile,
     TensorParity,
     VerifyRun,
@@ -116,7 +117,8 @@ def build(
         data = DataSet(data.file, data.root, names, data.splits)
     accuracies, predictions = [], {}
     for name, (_, whole) in engines.items():
-        session = open_session("onnxruntime", engine(folder.parent / "engines" / f"{whole}.onnx", whole), "fp32", 1)
+        file = engine(folder.parent / "engines" / f"{whole}.onnx", whole)
+        session = open_session("onnxruntime", file, "fp32", Settings(threads=1))
         results = predict(session, data.splits["val"], (1, 3, SIZE, SIZE))
         accuracies.append(score(name, data, results))
         predictions[name] = folder / "predictions" / f"{name.replace(' ', '-')}.json"

@@ -1,12 +1,16 @@
-"""A board's TensorRT as far as build_engine.py uses it: `--module sim_tensorrt`, this folder on PYTHONPATH.
+"""A board's TensorRT as far as build_engine.py and runtime/tensorrt.py use it: `--module sim_tensorrt`, this folder on
+PYTHONPATH; or as the `tensorrt` of a simulated board (board.py).
 
 It has the interface of the version in SIM_TENSORRT as NVIDIA documents it, and refuses what that version refuses; an
-engine of it is ONNX Runtime running the graph, through the addresses that it was given. It shows that the script asks
-in the right words and order; it shows nothing about NVIDIA's kernels, nor that the documents are right.
+engine of it is ONNX Runtime running the graph, through the addresses that it was given. It shows that the callers ask
+in the right words and order; it shows nothing about NVIDIA's kernels, nor that the documents are right. A latency of it
+is the host's processor's, or made up (SIM_…_MS): no figure of any board.
 
     SIM_TENSORRT  version (10.3.0)          SIM_FLOAT    a node that runs in float though it is quantized
     SIM_DLA       DLA cores (0)             SIM_WRONG    precision whose outputs are wrong: int8 or fp16
     SIM_INT8_MS, SIM_FP16_MS  least time of one inference (0)
+    SIM_BUILD_S   least time of a build (0)
+cudart.c has SIM_CUDA_…
 """
 
 from __future__ import annotations
@@ -39,6 +43,7 @@ ProfilingVerbosity = enum.IntEnum("ProfilingVerbosity", ["LAYER_NAMES_ONLY", "NO
 MemoryPoolType = enum.IntEnum("MemoryPoolType", ["WORKSPACE"], start=0)
 DeviceType = enum.IntEnum("DeviceType", ["GPU", "DLA"], start=0)
 DataType = enum.IntEnum("DataType", ["FLOAT", "HALF", "INT8"], start=0)
+TensorIOMode = enum.IntEnum("TensorIOMode", ["NONE", "INPUT", "OUTPUT"], start=0)
 LayerInformationFormat = enum.IntEnum("LayerInformationFormat", ["ONELINE", "JSON"], start=0)
 
 
@@ -107,8 +112,12 @@ class Builder:
         if on_dla and (quantized or config.DLA_core >= self.num_DLA_cores or "GPU_FALLBACK" not in config.flags):
             self.log.log(ILogger.Severity.ERROR, "DLA can't run the network")
             return None
+        time.sleep(float(os.environ.get("SIM_BUILD_S", "0")))
         config.cache.blob = (config.cache.blob or __version__.encode()) + b"+"
-        about = {"detailed": config.profiling_verbosity == ProfilingVerbosity.DETAILED, "flags": sorted(config.flags)}
+        about = {
+            "detailed": config.profiling_verbosity == ProfilingVerbosity.DETAILED, "flags": sorted(config.flags),
+            "version": __version__, "dla": config.DLA_core,
+        }  # fmt: skip
         return json.dumps(about).encode() + b"\n" + network.model.SerializeToString()
 
 
@@ -141,14 +150,24 @@ class OnnxParser:
 
 
 class Runtime:
-    def __init__(self, log: ILogger) -> None:
-        pass
+    DLA_core = -1
 
-    def deserialize_cuda_engine(self, plan: bytes) -> Engine:
+    def __init__(self, log: ILogger) -> None:
+        self.log = log
+
+    def deserialize_cuda_engine(self, plan: bytes) -> Engine | None:
         import onnx
 
         about, _, content = plan.partition(b"\n")
-        return Engine(json.loads(about), onnx.load_from_string(content))
+        try:
+            stated = json.loads(about)
+        except ValueError:
+            self.log.log(ILogger.Severity.ERROR, "magicTag does not match")
+            return None
+        if stated["version"] != __version__:
+            self.log.log(ILogger.Severity.ERROR, "Version tag does not match")
+            return None
+        return Engine(stated, onnx.load_from_string(content))
 
 
 class Engine:
@@ -161,6 +180,17 @@ class Engine:
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         (value,) = (v for v in (*self.model.graph.input, *self.model.graph.output) if v.name == name)
         return tuple(d.dim_value for d in value.type.tensor_type.shape.dim)
+
+    @property
+    def num_io_tensors(self) -> int:
+        return len(self.model.graph.input) + len(self.model.graph.output)
+
+    def get_tensor_name(self, index: int) -> str:
+        return str([*self.model.graph.input, *self.model.graph.output][index].name)
+
+    def get_tensor_mode(self, name: str) -> TensorIOMode:
+        given = name in {value.name for value in self.model.graph.input}
+        return TensorIOMode.INPUT if given else TensorIOMode.OUTPUT
 
     def get_tensor_dtype(self, name: str) -> DataType:
         return DataType.FLOAT
