@@ -31,12 +31,13 @@ def left(board: Board) -> list[str]:
     return sorted(p.name for p in root(board).glob("*")) if root(board).exists() else []
 
 
-def working(board: Board) -> list[int]:
-    """Processes that were started with a path of the device's home."""
+def working(board: Board, what: bytes = b"") -> list[int]:
+    """Processes that were started with a path of the device's home, and with something else."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            if os.fsencode(board.home) in (process / "cmdline").read_bytes():
+            line = (process / "cmdline").read_bytes()
+            if os.fsencode(board.home) in line and what in line:
                 found.append(int(process.name))
         except (FileNotFoundError, ProcessLookupError):
             continue
