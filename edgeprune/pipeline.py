@@ -1,6 +1,6 @@
 """The story of a build, top to bottom: checkpoint in, accepted bundle out.
 
-Each line below is a stage of `stages.py`. A stage reads and writes files under `out/TARGET/` and is done
+Each line below is a stage of `stages/`. A stage reads and writes files under `out/TARGET/` and is done
 only once for the same inputs; any of them can be asked for alone.
 """
 
