@@ -20,7 +20,7 @@ def main() -> None:
     for number, image in enumerate(pixels):
         np.savez(folder / f"plain-{number}.npz", **plain({"images": image[None]}))
     del plain
-    session = open_session("onnxruntime", model, "int8", 0)
+    session = open_session("onnxruntime", model, "int8")
     np.save(folder / "optimised.npy", np.concatenate([session.run(image[None])[0] for image in pixels]))
 
     import onnxruntime
