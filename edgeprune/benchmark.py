@@ -13,7 +13,6 @@ import importlib.util
 import json
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from edgeprune.bench import ask
 from edgeprune.bench.bundle import differences, open_bundle, refuse_architecture, refuse_version
@@ -33,7 +32,7 @@ def benchmark(
     out: Path,
     device: str | None = None,
     any_version: bool = False,
-    on_progress: Progress = lambda what, done, total: None,
+    on_progress: Progress = ask.silent,
     camera: str | None = None,
 ) -> Benchmark:
     """Measure a bundle on its target.
@@ -86,7 +85,7 @@ def benchmark(
         )  # fmt: skip
         answer = ask.load(bench, request, on_progress)
     accuracy = None
-    results: list[Any] = [prediction.model_dump(mode="json") for prediction in answer.predictions]
+    results = ask.coco(answer.predictions)
     if dataset is not None:
         from edgeprune.train.evaluate import score
 

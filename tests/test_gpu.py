@@ -17,6 +17,7 @@ import pytest
 from edgeprune.errors import EdgepruneError
 from edgeprune.records import BoardEngine, Report, VerifyRun, read_json
 from edgeprune.runtime.session import available, open_session, open_unoptimised
+from tests.remote.test_jetson import RECIPE
 
 pytestmark = [
     pytest.mark.gpu,
@@ -28,14 +29,6 @@ description: this machine's GPU
 runtime: tensorrt
 input_shape: [1, 3, 64, 64]
 precisions: [fp16, int8]
-"""
-RECIPE = """
-goal: {macs_ratio: 0.5, max_map_drop: 0.5}
-schedule: ptq
-epochs: 1
-batch: 8
-importance: l2
-torch_device: cpu
 """
 
 

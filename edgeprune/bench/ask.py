@@ -19,7 +19,7 @@ from edgeprune.bench.device import Progress
 from edgeprune.errors import DeviceError, EdgepruneError, ExitCode, ExportError, ParityError
 from edgeprune.kit.build_engine import NOT_GOLDEN, REFUSED
 from edgeprune.records import BenchRun, BoardEngine, DeviceAnswer, DeviceInfo, Record, read_json
-from edgeprune.records.benchmark import BenchRequest
+from edgeprune.records.benchmark import BenchRequest, Prediction
 from edgeprune.records.request import (
     AboutAnswer,
     AboutRequest,
@@ -132,8 +132,12 @@ def detections(
     request = PredictRequest.model_validate(
         {"engine": engine, "images": tuple(map(str, images)), "input_shape": input_shape}
     )
-    answer = _ask(bench, request, PredictAnswer, lambda what, done, total: on_image(int(done)))
-    results: list[Any] = [prediction.model_dump(mode="json") for prediction in answer.predictions]
+    return coco(_ask(bench, request, PredictAnswer, lambda what, done, total: on_image(int(done))).predictions)
+
+
+def coco(predictions: Sequence[Prediction]) -> list[CocoResult]:
+    """A device's predictions in COCO's result format."""
+    results: list[Any] = [prediction.model_dump(mode="json") for prediction in predictions]
     return results
 
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from edgeprune.bench.measure import CONFIDENCE, RESAMPLES
+from edgeprune.bench.measure import CONFIDENCE, RESAMPLES, median_interval
 from edgeprune.records.benchmark import Caching
 from edgeprune.runtime.preprocess import Pixels
 
@@ -72,8 +72,7 @@ def judged(
         repeated, new: Milliseconds of each call, by block, in the order of the pairs.
     """
     ratios = np.array([np.median(own) / np.median(other) for own, other in zip(repeated, new, strict=True)])
-    medians = np.median(ratios[generator.integers(0, len(ratios), (RESAMPLES, len(ratios)))], axis=1)
-    low, high = np.quantile(medians, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    low, high = median_interval(ratios, generator.integers(0, len(ratios), (RESAMPLES, len(ratios))))
     return Caching(
         repeated_ms=tuple(map(tuple, repeated)), new_ms=tuple(map(tuple, new)), ratio=float(np.median(ratios)),
         low=low, high=high, confidence=CONFIDENCE,

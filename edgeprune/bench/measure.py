@@ -125,14 +125,24 @@ def compare(build: Measurement, parent: Measurement, *, seed: int = 0) -> Compar
     """Ratio of two engines of one run with its bootstrap interval, over rounds."""
     ratios = _block_medians(build) / _block_medians(parent)
     picks = np.random.default_rng(seed).integers(0, len(ratios), (RESAMPLES, len(ratios)))
-    medians = np.median(ratios[picks], axis=1)
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(medians, [tail, 1 - tail])
+    low, high = median_interval(ratios, picks)
     return Comparison(
         build=build.engine, parent=parent.engine, ratio=float(np.median(ratios)), low=low, high=high,
         confidence=CONFIDENCE, pairs=len(ratios),
         tail=compare_tails(build.blocks_ms, parent.blocks_ms, picks, CONFIDENCE),
     )  # fmt: skip
+
+
+def median_interval(ratios: npt.NDArray[np.float64], picks: npt.NDArray[np.int64]) -> tuple[float, float]:
+    """Bootstrap interval of a median, at `CONFIDENCE`.
+
+    Args:
+        ratios: One a pair of blocks.
+        picks: Pairs of every resample, shape (resamples, pairs).
+    """
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(np.median(ratios[picks], axis=1), [tail, 1 - tail])
+    return float(low), float(high)
 
 
 class _Worker:

@@ -25,6 +25,7 @@ from edgeprune.records import (
     PrunePlan,
     Verdict,
 )
+from edgeprune.report.verdict import drop_holds
 
 #: Resamples of an interval that is drawn, not decided on.
 RESAMPLES = 1000
@@ -32,8 +33,6 @@ RESAMPLES = 1000
 BINS = 64
 #: The shortest time that a logarithmic axis starts at, milliseconds: clocks tick in nanoseconds.
 SHORTEST_MS = 1e-3
-#: Room for the rounding of figures that are compared with 'at most', as in the gate.
-_EPSILON = 1e-9
 
 
 def candidates(
@@ -57,7 +56,7 @@ def candidates(
         whose = "the parent's best" if against is parent else "the chosen build's"
         slower = f"{result.ratio:.2f} times {whose} time [{result.low:.2f}, {result.high:.2f}]"
         drop = map_of[parent.engine] - map_of[m.engine]
-        if against is build and drop > goal.max_map_drop + _EPSILON:
+        if against is build and not drop_holds(drop, goal):
             return f"mAP50-95 drops by {drop:.4f}, {goal.max_map_drop:.4f} is agreed; {slower}"
         if result.low > 1:
             return f"slower: {slower}"

@@ -44,7 +44,7 @@ def judge(
     parent = min(parents, key=_p50)
 
     def holds(build: Measurement) -> bool:
-        return map_of[parent.engine] - map_of[build.engine] <= goal.max_map_drop + _EPSILON
+        return drop_holds(map_of[parent.engine] - map_of[build.engine], goal)
 
     against = {build.engine: compare(build, parent) for build in builds}
 
@@ -68,6 +68,11 @@ def judge(
     same_precision = tuple(compare(b, next((p for p in parents if p.precision == b.precision), parent)) for b in builds)
     accepted = comparison.faster and holds(build) and not slow_tail(build)
     return Verdict(accepted=accepted, reasons=reasons, comparison=comparison, map_drop=drop), same_precision
+
+
+def drop_holds(drop: float, goal: Goal) -> bool:
+    """Whether mAP50-95 that was lost is within what was agreed."""
+    return drop <= goal.max_map_drop + _EPSILON
 
 
 def _of_tail(tail: Tail | None, samples: int) -> str:
