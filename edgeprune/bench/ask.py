@@ -88,8 +88,8 @@ class Bench(Protocol):
 
 def refused(code: int, said: str, where: object) -> DeviceError:
     """The error for a device command that ended with an exit code other than 0."""
-    if code == 2 and said:
-        return DeviceError(said)
+    if said and code in (ExitCode.USER, ExitCode.DISK_FULL):
+        return DeviceError(said, code=ExitCode(code))
     return DeviceError(
         "The benchmark's process died.", where=where,
         got=f"exit code {code}: {said.splitlines()[-1] if said else 'it said nothing'}",

@@ -7,13 +7,14 @@ Rules:
 - What a host that died left behind (requests, archives, halves) goes after a day.
 - The archive goes with its end, well or not.
 
-Exit code 0: all there. 2: in words on standard error.
+Exit code 0: all there. Else in words on standard error: 16 for a full disk, 2.
 
 Source: tarfile; members are taken one by one, since the filters of PEP 706 came with 3.11.4 and a device may be older.
 """
 
 from __future__ import annotations
 
+import errno
 import shutil
 import sys
 import tarfile
@@ -38,7 +39,15 @@ def unpack(root: Path, archive: Path) -> None:
     try:
         with files.no_space(store):
             shutil.rmtree(work, ignore_errors=True)
-            _extract(archive, work)
+            try:
+                _extract(archive, work)
+            except OSError as error:
+                if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+                    raise
+                raise DeviceError(
+                    "The device's disk is full.", where=store, got=error.strerror,
+                    next_step="free some space there; nothing was left behind", code=ExitCode.DISK_FULL,
+                ) from error  # fmt: skip
             for entry in sorted(work.iterdir()):
                 found = files.sha256_file(entry)
                 if found != entry.stem:
@@ -91,7 +100,7 @@ def main(arguments: list[str]) -> int:
         unpack(*map(Path, arguments))
     except EdgepruneError as error:
         sys.stderr.write(f"{error}\n")
-        return int(error.code) if error.code == ExitCode.DISK_FULL else 2
+        return int(error.code)
     return 0
 
 

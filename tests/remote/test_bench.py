@@ -106,17 +106,12 @@ def test_an_openvino_engine_travels_with_its_folder(ready: Board, tmp_path: Path
     from edgeprune.export.engine import build_engine, engine_file
 
     (tmp_path / "made").mkdir()
-    made = build_openvino(detector(tmp_path / "model.onnx"), tmp_path / "made", build_engine)
+    made = build_engine("openvino", detector(tmp_path / "model.onnx"), tmp_path / "made")
     one = Settings(threads=1)
     engine = Engine(name="o", runtime="openvino", precision="fp32", file=str(engine_file(made)), settings=one)
     there = ask.detections(SshBench(ready.address), engine, images, SHAPE)
     assert there == ask.detections(LocalBench(), engine, images, SHAPE)
     assert sha256_file(made) in stored(ready)
-
-
-def build_openvino(onnx_file: Path, folder: Path, build) -> Path:  # type: ignore[no-untyped-def]
-    made: Path = build("openvino", onnx_file, folder)
-    return made
 
 
 def test_what_the_device_refuses_comes_back_in_its_words(
@@ -213,6 +208,18 @@ def test_a_device_whose_disk_is_full(ready: Board, engine: Engine, images: tuple
             ask.detections(SshBench(ready.address), engine, [*images, big], SHAPE)
         assert caught.value.code == ExitCode.DISK_FULL
         assert sorted(p.name for p in target.iterdir()) in (["current"], ["current", "files"])
+
+
+def test_a_disk_that_fills_up_while_unpacking_leaves_nothing(tmp_path: Path) -> None:
+    """The archive fits, its contents beside it don't."""
+    big = tmp_path / "big.png"
+    big.write_bytes(np.random.default_rng(0).bytes(5 << 19))
+    with small_disk(tmp_path / "disk", 4) as disk:
+        _pack(disk / "x.tar", [(f"{sha256_file(big)}.png", big)])
+        with pytest.raises(DeviceError, match="disk is full") as caught:
+            unpack(disk, disk / "x.tar")
+        assert caught.value.code == ExitCode.DISK_FULL
+        assert not [p for p in disk.rglob("*") if p.is_file()]
 
 
 def test_what_arrived_differently_is_not_kept(tmp_path: Path) -> None:
