@@ -20,6 +20,7 @@ from edgeprune.records.base import InputShape, Record
 from edgeprune.records.benchmark import BenchRequest, DeviceAnswer, Prediction
 from edgeprune.records.board import BoardEngine
 from edgeprune.records.device_info import DeviceInfo
+from edgeprune.records.form import Form
 from edgeprune.records.kit import KitPrecision
 from edgeprune.records.report import BenchRun
 from edgeprune.records.settings import CoreNumber, Plugin, Settings
@@ -45,6 +46,8 @@ class Engine(Record):
     """What the runtime loads."""
     settings: Settings = Settings()
     """How it is run."""
+    form: Form = Form()
+    """What goes in and what comes out."""
 
     @classmethod
     def of(cls, profile: TargetProfile, name: str, precision: Precision, file: Path) -> Engine:
