@@ -20,6 +20,7 @@ from pathlib import Path
 
 from edgeprune.bench import answer as answers
 from edgeprune.bench import build as builds
+from edgeprune.bench import timing
 from edgeprune.bench.device import bench
 from edgeprune.errors import DeviceError, EdgepruneError
 from edgeprune.records import Record, read_json, write_json
@@ -32,11 +33,12 @@ from edgeprune.records.request import (
     PredictRequest,
     RaceRequest,
     Request,
+    TimeRequest,
 )
 
 _KINDS: dict[str, type[Record]] = {
     "load": BenchRequest, "race": RaceRequest, "predict": PredictRequest, "compute": ComputeRequest,
-    "build": BuildRequest, "about": AboutRequest,
+    "build": BuildRequest, "time": TimeRequest, "about": AboutRequest,
 }  # fmt: skip
 
 
@@ -78,6 +80,8 @@ def _answer(request: Request, folder: Path, answer: Path) -> Answer:
         return answers.compute(request, folder, answer, _say)
     if isinstance(request, BuildRequest):
         return builds.build(request, folder, answer, _say)
+    if isinstance(request, TimeRequest):
+        return timing.time_graphs(request, folder, _say)
     if isinstance(request, AboutRequest):
         return answers.about(request)
     return bench(request, folder, _say)

@@ -33,6 +33,8 @@ from edgeprune.records.request import (
     RaceAnswer,
     RaceRequest,
     Request,
+    TimeAnswer,
+    TimeRequest,
 )
 from edgeprune.runtime.predict import CocoResult
 from edgeprune.runtime.preprocess import Floats
@@ -122,6 +124,11 @@ def race(
         }
     )  # fmt: skip
     return _ask(bench, request, RaceAnswer, lambda what, done, total: on_round(int(done), int(total))).run
+
+
+def times(bench: Bench, request: TimeRequest, on_progress: Progress = silent) -> TimeAnswer:
+    """How long small graphs take."""
+    return _ask(bench, request, TimeAnswer, on_progress)
 
 
 def detections(

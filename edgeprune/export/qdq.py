@@ -21,6 +21,7 @@ import numpy.typing as npt
 import onnx
 import onnxslim
 from onnx import helper, numpy_helper
+from torch import nn
 
 from edgeprune.errors import ExportError
 from edgeprune.export.onnx import describe, metadata
@@ -49,15 +50,34 @@ def export_qdq(
     Raises:
         ExportError: The model can't be exported.
     """
-    model = load_detector(checkpoint).model
+    graph = quantized_graph(load_detector(checkpoint).model, record, height, width)
+    describe(graph, metadata(like), lineage)
+    onnx.checker.check_model(graph)
+    write_bytes(destination, graph.SerializeToString(deterministic=True))
+
+
+def quantized_graph(model: nn.Module, record: Quantization, height: int, width: int) -> onnx.ModelProto:
+    """The quantized graph of a detector, without metadata.
+
+    Args:
+        model: With BatchNorm, as `record` belongs to it; not changed.
+        record: What is quantized in it, and how.
+        height, width: Of the static input in pixels.
+
+    Raises:
+        ExportError: The model can't be exported.
+        ModelError: The record belongs to another model.
+    """
     plain = fused(model)
     record = fold(model, plain, record)
     traced = onnx.load_from_string(trace_onnx(attach(plain, record, exporting=True), height, width))
     _name_pairs(traced, getattr(plain, SCALES).exported)
-    graph = quantize_weights(onnxslim.slim(traced), record)
-    describe(graph, metadata(like), lineage)
-    onnx.checker.check_model(graph)
-    write_bytes(destination, graph.SerializeToString(deterministic=True))
+    return quantize_weights(onnxslim.slim(traced), record)
+
+
+def float_graph(model: nn.Module, height: int, width: int) -> onnx.ModelProto:
+    """The float graph of a detector, without metadata. Arguments and errors as `quantized_graph`."""
+    return onnxslim.slim(onnx.load_from_string(trace_onnx(fused(model), height, width)))
 
 
 def _name_pairs(model: onnx.ModelProto, points: Sequence[str]) -> None:

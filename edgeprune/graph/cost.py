@@ -48,8 +48,8 @@ class _Bilinear:
     def __init__(self, costs: Sequence[Cost], groups: int) -> None:
         self.names = [c.where for c in costs]
         self.coefficients = np.array([c.coefficient for c in costs], dtype=np.float64)
-        self.left, self.left_fixed = _counts([c.a for c in costs], groups)
-        self.right, self.right_fixed = _counts([c.b for c in costs], groups)
+        self.left, self.left_fixed = counts([c.a for c in costs], groups)
+        self.right, self.right_fixed = counts([c.b for c in costs], groups)
 
     def _terms(self, widths: Widths) -> Widths:
         left = self.left @ widths + self.left_fixed
@@ -67,7 +67,16 @@ class _Bilinear:
         return total
 
 
-def _counts(sides: Sequence[Sequence[Channel] | None], groups: int) -> tuple[Widths, Widths]:
+def counts(sides: Sequence[Sequence[Channel] | None], groups: int) -> tuple[Widths, Widths]:
+    """How many channels each side has, as a linear function of the widths of the groups.
+
+    Args:
+        sides: Channels by position; None counts 1.
+        groups: How many channel groups there are.
+
+    Returns:
+        A, shape (sides, groups), and a, shape (sides,): A @ widths + a channels.
+    """
     matrix, fixed = np.zeros((len(sides), groups)), np.zeros(len(sides))
     for row, side in enumerate(sides):
         if side is None:

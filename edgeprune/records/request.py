@@ -149,6 +149,31 @@ class BuildAnswer(Record):
     """None where it wasn't built."""
 
 
+class TimeRequest(Record):
+    """How long each of many small graphs takes, one after the other, each alone in memory."""
+
+    kind: Literal["time"] = "time"
+    runtime: Runtime
+    precision: Precision
+    settings: Settings
+    graphs: tuple[str, ...] = Field(min_length=1)
+    """.onnx files, or what else the runtime loads."""
+    passes: int = Field(ge=1)
+    """How often all of them are gone through, each time in another order."""
+    seconds: float = Field(gt=0)
+    """Of each graph in each pass, at least."""
+    seed: int = Field(default=0, ge=0)
+
+    def moved(self, to: Moved) -> TimeRequest:
+        return self.model_copy(update={"graphs": tuple(map(to, self.graphs))})
+
+
+class TimeAnswer(Record):
+    passes_ms: tuple[tuple[float, ...], ...]
+    """Of each graph, the median of each pass, milliseconds."""
+    environment: dict[str, str]
+
+
 class AboutRequest(Record):
     """What the device is, and why it can't run which precision."""
 
@@ -171,5 +196,5 @@ class AboutAnswer(Record):
     """Cores that an engine would be held to there, best first."""
 
 
-Request = BenchRequest | RaceRequest | PredictRequest | ComputeRequest | BuildRequest | AboutRequest
-Answer = DeviceAnswer | RaceAnswer | PredictAnswer | ComputeAnswer | BuildAnswer | AboutAnswer
+Request = BenchRequest | RaceRequest | PredictRequest | ComputeRequest | BuildRequest | TimeRequest | AboutRequest
+Answer = DeviceAnswer | RaceAnswer | PredictAnswer | ComputeAnswer | BuildAnswer | TimeAnswer | AboutAnswer

@@ -29,6 +29,7 @@ from edgeprune.errors import DeviceError, missing_package
 from edgeprune.machine import cores
 from edgeprune.records.settings import Settings
 from edgeprune.runtime.preprocess import Floats
+from edgeprune.runtime.rehearse import random_tensor
 
 #: Precision -> what OpenVINO is told to compute in.
 _PRECISIONS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
@@ -139,6 +140,11 @@ class OpenVinoSession:
     def run(self, images: Floats) -> list[Floats]:
         results = self._request.infer(images, share_inputs=True)
         return [np.array(results[i], dtype=np.float32) for i in range(len(self.output_names))]
+
+    def rehearsal(self) -> Callable[[], object]:
+        """See `Session.rehearsal`."""
+        given = [random_tensor(one.shape, one.element_type.to_dtype().name) for one in self._compiled.inputs]
+        return lambda: self._request.infer(given, share_inputs=True)
 
 
 def open_openvino_graph(

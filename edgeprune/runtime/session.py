@@ -26,6 +26,7 @@ from edgeprune.runtime import tensorrt
 from edgeprune.runtime.openvino import OpenVinoSession, lacks, open_openvino_graph
 from edgeprune.runtime.pinning import first_core_for_me, pin
 from edgeprune.runtime.preprocess import Floats
+from edgeprune.runtime.rehearse import random_tensor
 
 
 class Session(Protocol):
@@ -43,6 +44,10 @@ class Session(Protocol):
 
     def run(self, images: Floats) -> list[Floats]:
         """Infer. `images`: float32 in 0..1 of the engine's input shape. Returns every output as float32."""
+        ...
+
+    def rehearsal(self) -> Callable[[], object]:
+        """A call that infers noise, always the same, whatever the engine's inputs are; for timing alone."""
         ...
 
 
@@ -173,6 +178,15 @@ class OnnxRuntimeSession:
 
     def run(self, images: Floats) -> list[Floats]:
         return list(self._session.run(None, {self._input: images}))
+
+    def rehearsal(self) -> Callable[[], object]:
+        """See `Session.rehearsal`."""
+        given = {
+            one.name: random_tensor(one.shape, {"float": "float32", "float16": "float16"}.get(kind, kind))
+            for one in self._session.get_inputs()
+            for kind in (one.type.removeprefix("tensor(").removesuffix(")"),)
+        }
+        return lambda: self._session.run(None, given)
 
 
 def _import_onnxruntime():  # type: ignore[no-untyped-def]

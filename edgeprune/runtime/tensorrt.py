@@ -28,6 +28,7 @@ from edgeprune.errors import DeviceError
 from edgeprune.kit import build_engine
 from edgeprune.records.settings import Settings
 from edgeprune.runtime.preprocess import Floats
+from edgeprune.runtime.rehearse import random_tensor
 
 MODULE = "tensorrt"
 _TO_GPU, _TO_HOST = 1, 2
@@ -82,6 +83,11 @@ class TensorRtSession:
                 self._copy(*self._tensors[name], _TO_HOST)
             self._cuda.wait()
         return [self._tensors[name][1].copy() for name in self.output_names]
+
+    def rehearsal(self) -> Callable[[], object]:
+        """See `Session.rehearsal`."""
+        image = random_tensor(self._tensors[self._input][1].shape, "float32")
+        return lambda: self.run(image)
 
     def _tensor(self, trt: Any, name: str, engine: Path) -> tuple[int, Floats]:
         """A tensor's place on the GPU, and its page-locked memory here."""
