@@ -36,7 +36,8 @@ class Phase:
         number: From 1.
         swap: Whether the activation function is swapped.
         calibrate: Whether ranges are taken anew.
-        macs_ratio: MACs that may stay, of the parent's; None where nothing is cut.
+        share: How far to the goal its cut goes, from the parent (over 0) to the goal itself (1); None where nothing is
+            cut. `Goal.macs_after` and `Goal.budget_ms` say what that is.
         epochs: Of training; 0 for none.
         quantized: Whether it cuts and trains with fake-quantization.
         first_epoch, all_epochs: Where its epochs lie among the build's.
@@ -46,7 +47,7 @@ class Phase:
     number: int = 0
     swap: bool = False
     calibrate: bool = False
-    macs_ratio: float | None = None
+    share: float | None = None
     epochs: int = 0
     quantized: bool = False
     first_epoch: int = 0
@@ -56,7 +57,7 @@ class Phase:
     @property
     def does(self) -> frozenset[str]:
         """What it does, of 'calibrate', 'cut' and 'train'."""
-        asked = {"calibrate": self.calibrate, "cut": self.macs_ratio is not None, "train": self.epochs > 0}
+        asked = {"calibrate": self.calibrate, "cut": self.share is not None, "train": self.epochs > 0}
         return frozenset(kind for kind, wanted in asked.items() if wanted)
 
     @property
@@ -82,7 +83,7 @@ def phases(recipe: Recipe, *, int8: bool) -> tuple[Phase, ...]:
     listed += [
         Phase(
             calibrate=quantized and number == 1,
-            macs_ratio=recipe.goal.macs_ratio ** (number / recipe.rounds),
+            share=number / recipe.rounds,
             epochs=recipe.epochs - after if number == recipe.rounds else recipe.round_epochs,
             quantized=quantized,
         )

@@ -11,7 +11,7 @@ GOAL = Goal(macs_ratio=0.25)
 
 
 def summary(listed: tuple[Phase, ...]) -> list[tuple[object, ...]]:
-    return [(p.calibrate, p.macs_ratio and round(p.macs_ratio, 4), p.epochs, p.quantized) for p in listed]
+    return [(p.calibrate, p.share and round(GOAL.macs_after(p.share), 4), p.epochs, p.quantized) for p in listed]
 
 
 @pytest.mark.parametrize(
@@ -47,8 +47,8 @@ def test_a_float_target_knows_no_quantization_whatever_the_schedule() -> None:
 def test_another_activation_has_a_phase_of_its_own_before_anything_is_cut() -> None:
     recipe = Recipe(goal=GOAL, activation="relu", activation_epochs=3, epochs=8)
     listed = phases(recipe, int8=False)
-    assert [(p.swap, p.macs_ratio, p.epochs, p.first_epoch) for p in listed] == [
-        (True, None, 3, 0), (False, 0.25, 8, 3),
+    assert [(p.swap, p.share, p.epochs, p.first_epoch) for p in listed] == [
+        (True, None, 3, 0), (False, 1.0, 8, 3),
     ]  # fmt: skip
     assert [p.swap for p in phases(recipe, int8=True)] == [True, False, False]
 

@@ -24,8 +24,9 @@ from edgeprune.errors import EdgepruneError
 from edgeprune.graph.channels import ChannelGraph
 from edgeprune.graph.cost import CostModel
 from edgeprune.prune import importance
-from edgeprune.prune.allocate import Budget, Limits, allocate
+from edgeprune.prune.allocate import Budget, allocate
 from edgeprune.prune.apply import apply, make_plan
+from edgeprune.prune.ladder import Limits
 from edgeprune.prune.make import channel_graph
 from edgeprune.yolo import blocks
 from edgeprune.yolo.load import load, predictions

@@ -20,19 +20,22 @@ from torch import nn
 from edgeprune.errors import PlanError
 from edgeprune.graph.channels import ChannelGraph, Layer
 from edgeprune.graph.cost import CostModel
-from edgeprune.prune.allocate import Keeps
-from edgeprune.records import LayerKeep, PrunedGroup, PrunePlan
+from edgeprune.prune.ladder import Keeps
+from edgeprune.records import LayerKeep, PlannedTime, PrunedGroup, PrunePlan
 
 Model = TypeVar("Model", bound=nn.Module)
 #: Layer -> {'in': positions that stay, 'out': positions that stay}.
 LayerKeeps = Mapping[str, Mapping[str, Sequence[int]]]
 
 
-def make_plan(graph: ChannelGraph, costs: CostModel, keeps: Keeps, **how: str | int) -> PrunePlan:
+def make_plan(
+    graph: ChannelGraph, costs: CostModel, keeps: Keeps, time: PlannedTime | None = None, **how: str | int
+) -> PrunePlan:
     """The record of a choice.
 
     Args:
         keeps: Channel group name -> indices that stay.
+        time: How they were chosen, for a budget of time.
         how: importance, scope, channel_multiple and seed, for whoever reads the plan.
     """
     layers = graph.layer_keeps(keeps)
@@ -45,6 +48,7 @@ def make_plan(graph: ChannelGraph, costs: CostModel, keeps: Keeps, **how: str | 
         layers={name: LayerKeep(in_=tuple(sides["in"]), out=tuple(sides["out"])) for name, sides in layers.items()},
         macs=(costs.macs(costs.widths), costs.macs(widths)),
         parameters=(round(costs.parameters(costs.widths)), round(costs.parameters(widths))),
+        time=time,
         **how,
     )
 
@@ -114,7 +118,7 @@ def compose(first: PrunePlan, second: PrunePlan, graph: ChannelGraph, costs: Cos
                     stays.setdefault(graph.groups[channel[0]].name, set()).add(channel[1])
     keeps = {name: tuple(sorted(members)) for name, members in stays.items()}
     return make_plan(
-        graph, costs, keeps, importance=second.importance, scope=second.scope,
+        graph, costs, keeps, second.time, importance=second.importance, scope=second.scope,
         channel_multiple=second.channel_multiple, seed=second.seed,
     )  # fmt: skip
 

@@ -19,11 +19,14 @@ from edgeprune.graph.channels import ChannelGraph
 from edgeprune.graph.cost import CostModel
 from edgeprune.graph.trace import Program, dry_run, trace
 from edgeprune.prune import importance
-from edgeprune.prune.allocate import Budget, Limits, allocate
+from edgeprune.prune.allocate import Budget, allocate
 from edgeprune.prune.apply import apply, compose, make_plan, original_sizes
+from edgeprune.prune.choose import choose
+from edgeprune.prune.ladder import Keeps, Limits
+from edgeprune.prune.time import Clock
 from edgeprune.quant import fold
 from edgeprune.quant.fake import SCALES, attach, with_rounded_weights
-from edgeprune.records import PrunePlan, Quantization, read_json, write_json
+from edgeprune.records import PlannedTime, PrunePlan, Quantization, read_json, write_json
 from edgeprune.records.files import write_bytes
 from edgeprune.records.model import ModelFiles
 from edgeprune.yolo import blocks
@@ -47,7 +50,8 @@ class Request:
         moments: The optimizer's moments, to be cut with the model.
         image_size: Height and width in pixels that MACs are counted at.
         macs_ratio: MACs that may stay, as a share of the parent's; or
-        channel_ratio: channels that may stay, as a share of all.
+        channel_ratio: channels that may stay, as a share of all; or
+        clock: tells the model's time on the target, and its budget.
         importance, scope, channel_multiple, min_width, max_group_ratio, seed: As in Recipe.
         view: data.yaml of a view, for importance taylor.
         batch, batches: Images a batch and batches, for importance taylor.
@@ -63,6 +67,7 @@ class Request:
     moments: Path | None = None
     macs_ratio: float | None = None
     channel_ratio: float | None = None
+    clock: Clock | None = None
     scope: str = "global"
     channel_multiple: int = 8
     min_width: int = 8
@@ -109,10 +114,6 @@ def prune_checkpoint(
     before = read_json(request.before, PrunePlan, PlanError) if request.before else None
     record = read_json(request.quantization, Quantization, PlanError) if request.quantization else None
     scores = _scores(request, graph, detector, record, on_batch)
-    budget = Budget(
-        macs_ratio=request.macs_ratio / (before.macs_ratio if before else 1.0) if request.macs_ratio else None,
-        channel_ratio=request.channel_ratio,
-    )
     original: dict[str, int] = {}
     if before is not None:
         assert request.parent is not None
@@ -120,9 +121,9 @@ def prune_checkpoint(
         parent_graph = channel_graph(parent, request.image_size, detector.channels)
         original = original_sizes(graph, before, parent_graph)
     limits = Limits(request.channel_multiple, request.min_width, request.max_group_ratio, original)
-    keeps = allocate(graph, costs, scores, budget, request.scope, limits)
+    keeps, time = _choose(request, detector, graph, costs, scores, limits, before.macs_ratio if before else 1.0)
     plan = make_plan(
-        graph, costs, keeps, importance=request.importance, scope=request.scope,
+        graph, costs, keeps, time, importance=request.importance, scope=request.scope,
         channel_multiple=request.channel_multiple, seed=request.seed,
     )  # fmt: skip
     cut = apply(detector.model, graph, plan, blocks.settle)
@@ -184,6 +185,23 @@ def cut_moments(
     buffer = io.BytesIO()
     torch.save(state, buffer)
     return buffer.getvalue()
+
+
+def _choose(
+    request: Request,
+    detector: Detector,
+    graph: ChannelGraph,
+    costs: CostModel,
+    scores: importance.Scores,
+    limits: Limits,
+    macs_before: float,
+) -> tuple[Keeps, PlannedTime | None]:
+    if request.clock is not None:
+        return choose(graph, costs, scores, request.clock(graph, detector.model), request.scope, limits)
+    budget = Budget(
+        macs_ratio=request.macs_ratio / macs_before if request.macs_ratio else None, channel_ratio=request.channel_ratio
+    )
+    return allocate(graph, costs, scores, budget, request.scope, limits), None
 
 
 def _scores(

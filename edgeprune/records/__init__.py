@@ -8,6 +8,7 @@ from edgeprune.records.benchmark import Benchmark, BenchRequest, DeviceAnswer, L
 from edgeprune.records.board import BoardEngine
 from edgeprune.records.bundle import Bundle, BundleFile, Lineage, TensorSpec
 from edgeprune.records.calibration import CalibrationImage, CalibrationSet
+from edgeprune.records.choice import Choice, PlannedTime
 from edgeprune.records.device_info import CpuFrequency, DeviceInfo
 from edgeprune.records.figures import Block, Box, Candidate, LatencyPicture, LayerWidth, Origin, Sample
 from edgeprune.records.kit import Kit
@@ -34,6 +35,7 @@ __all__ = [
     "CalibrationImage",
     "CalibrationSet",
     "Candidate",
+    "Choice",
     "Comparison",
     "CpuFrequency",
     "DeviceAddress",
@@ -51,6 +53,7 @@ __all__ = [
     "Mixed",
     "Origin",
     "Parity",
+    "PlannedTime",
     "PrunePlan",
     "PrunedGroup",
     "Quantization",

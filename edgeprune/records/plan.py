@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from edgeprune.records.base import Record
 from edgeprune.records.calibration import Sha256
+from edgeprune.records.choice import PlannedTime
 
 Index = Annotated[int, Field(ge=0)]
 
@@ -57,6 +58,13 @@ class PrunePlan(Record):
     scope: str
     channel_multiple: int
     seed: int
+    time: PlannedTime | None = None
+    """How the widths were chosen, for a goal in time: the last cut's budget, predictions and measurements."""
+
+    @model_serializer(mode="wrap")
+    def _without_nothing(self, as_usual: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A plan for a goal in MACs is the same bytes as ever."""
+        return {key: value for key, value in as_usual(self).items() if key != "time" or value is not None}
 
     @property
     def macs_ratio(self) -> float:

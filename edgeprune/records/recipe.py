@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from edgeprune.errors import RecipeError
 from edgeprune.records.base import Record
 from edgeprune.records.quantization import Observer
 
@@ -14,15 +15,72 @@ Scope = Literal["global", "uniform"]
 Distillation = Literal["none", "logits", "ultralytics"]
 Schedule = Literal["ptq", "prune-then-qat", "qap"]
 Activation = Literal["keep", "relu", "relu6", "hardswish"]
+#: The keys of a goal that say what a build may cost; a recipe gives one of them.
+WAYS = ("macs_ratio", "latency_ms", "speedup", "fps")
 
 
 class Goal(Record):
-    """When a build is good enough."""
+    """When a build is good enough: what it may cost, said in one of four ways, and what it may lose."""
 
-    macs_ratio: float = Field(default=0.5, gt=0.05, lt=1.0)
-    """Multiply-accumulates of the build : the parent's, at most."""
+    macs_ratio: float | None = Field(default=None, gt=0.05, lt=1.0)
+    """Multiply-accumulates of the build : the parent's, at most. 0.5 where no goal is given."""
+    latency_ms: float | None = Field(default=None, gt=0.0)
+    """Median time of one inference on the target in milliseconds, at most."""
+    speedup: float | None = Field(default=None, gt=1.0, le=100.0)
+    """The parent's median time : the build's, at least."""
+    fps: float | None = Field(default=None, gt=0.0)
+    """Inferences a second on the target, one after the other, at least: 1000 : latency_ms."""
     max_map_drop: float = Field(default=0.01, ge=0.0, le=0.5)
     """mAP50-95 (0 to 1) that the build may lose against its parent on the same runtime."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default(cls, given: Any) -> Any:
+        if isinstance(given, dict) and all(given.get(way) is None for way in WAYS):
+            return {**given, "macs_ratio": 0.5}
+        return given
+
+    @model_validator(mode="after")
+    def _one(self) -> Goal:
+        given = [way for way in WAYS if getattr(self, way) is not None]
+        if len(given) > 1:
+            raise ValueError(f"one of {', '.join(WAYS)}; {' and '.join(given)} are given")
+        return self
+
+    @property
+    def in_time(self) -> bool:
+        """Whether it is about time on the target, which a latency table answers for."""
+        return self.macs_ratio is None
+
+    def macs_after(self, share: float) -> float:
+        """MACs that may stay, of the parent's, after this share (over 0, at most 1) of the way to the goal. Every
+        equal share of the way takes an equal factor."""
+        assert self.macs_ratio is not None
+        return self.macs_ratio**share
+
+    def budget_ms(self, parent_ms: float, share: float = 1.0) -> float:
+        """Time in ms that an inference may take after this share of the way; the whole way ends at the goal exactly.
+
+        Args:
+            parent_ms: Of the parent on the target, as the build will be measured.
+
+        Raises:
+            RecipeError: The parent is that fast already.
+        """
+        if self.speedup is not None:
+            goal, asked = parent_ms / self.speedup, f"speedup {self.speedup:g}"
+        elif self.fps is not None:
+            goal, asked = 1000.0 / self.fps, f"fps {self.fps:g}"
+        else:
+            assert self.latency_ms is not None
+            goal, asked = self.latency_ms, f"latency_ms {self.latency_ms:g}"
+        if goal >= parent_ms:
+            raise RecipeError(
+                "The parent reaches the goal as it is: there is nothing to cut.",
+                where="goal", expected=f"under the parent's {parent_ms:.3f} ms", got=f"{asked}, which is {goal:.3f} ms",
+                next_step="ask for less time, or ship the parent",
+            )  # fmt: skip
+        return goal if share == 1.0 else float(parent_ms * (goal / parent_ms) ** share)
 
 
 class Recipe(Record):
@@ -40,7 +98,7 @@ class Recipe(Record):
     importance_batches: int = Field(default=16, ge=1, le=10_000)
     """Training batches whose gradients score the channels (importance taylor)."""
     rounds: int = Field(default=1, ge=1, le=20)
-    """Prune and fine-tune this often, each round an equal factor of the MACs."""
+    """Prune and fine-tune this often, each round an equal factor of the MACs, or of the time where the goal is one."""
     round_epochs: int = Field(default=3, ge=1)
     """Epochs of fine-tuning between rounds."""
     epochs: int = Field(default=60, ge=1)

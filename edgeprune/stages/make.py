@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from edgeprune.errors import ProfileError
 from edgeprune.job import Job
 from edgeprune.records import files
 from edgeprune.records.model import ModelFiles
@@ -17,6 +19,9 @@ from edgeprune.records.target import own_file
 from edgeprune.schedule import Phase
 from edgeprune.stages.board import kits, parent_artifact, place
 from edgeprune.stages.common import folder_of, versions
+
+if TYPE_CHECKING:
+    from edgeprune.prune.time import Clock
 
 
 def admit(job: Job) -> ModelFiles:
@@ -128,9 +133,10 @@ def calibrate(job: Job, phase: Phase, model: ModelFiles) -> ModelFiles:
 
 def prune(job: Job, phase: Phase, model: ModelFiles, again: bool = False) -> ModelFiles:
     """plan.json and pruned.pt of a phase; the plan is always from the parent. What travels along is cut too."""
-    if phase.macs_ratio is None:
+    if phase.share is None:
         return model
-    here, ratio = phase.folder("cut"), phase.macs_ratio
+    here, goal = phase.folder("cut"), job.recipe.goal
+    clock, aim = _clock(job, phase.share) if goal.in_time else (None, {"macs_ratio": goal.macs_after(phase.share)})
     made = replace(
         model,
         checkpoint=Path(f"{here}pruned.pt"),
@@ -152,7 +158,8 @@ def prune(job: Job, phase: Phase, model: ModelFiles, again: bool = False) -> Mod
                 quantization=model.quantization,
                 moments=model.moments,
                 image_size=job.image_size,
-                macs_ratio=ratio,
+                macs_ratio=None if goal.in_time else goal.macs_after(phase.share or 1.0),
+                clock=clock,
                 importance=recipe.importance,
                 scope=recipe.scope,
                 channel_multiple=job.profile.channel_multiple,
@@ -174,12 +181,27 @@ def prune(job: Job, phase: Phase, model: ModelFiles, again: bool = False) -> Mod
         f"prune {phase.number}", act,
         reads={
             **model.named(), "parent": job.shop / "parent.pt", "recipe": job.recipe.model_dump(include=keys),
-            "macs_ratio": ratio, "shape": job.profile.input_shape, "multiple": job.profile.channel_multiple, **taylor,
+            **aim, "shape": job.profile.input_shape, "multiple": job.profile.channel_multiple, **taylor,
             **versions("ultralytics", "torch"),
         },
         makes=tuple(str(path) for path in made.named().values()), force=again,
     )  # fmt: skip
     return made.under(job.shop.folder)
+
+
+def _clock(job: Job, share: float) -> tuple[Clock, dict[str, object]]:
+    """What tells the time of a model on the job's target, for a goal in time; and what that hangs on, for the key.
+
+    SEAM until the latency table is here. The clock is called with the graph and the module that are about to be cut (in
+    later rounds a cut model's own) and returns `Timing`: the time model of that graph;
+    `job.recipe.goal.budget_ms(parent_ms, share)`, parent_ms as the target takes for parent.pt; and, where share is 1,
+    how whole engines are measured.
+    """
+    raise ProfileError(
+        "A goal in time needs a latency table of the target.",
+        where="goal", expected="macs_ratio", got=", ".join(job.recipe.goal.model_dump(exclude_none=True)),
+        next_step="give macs_ratio instead",
+    )  # fmt: skip
 
 
 def finetune(job: Job, phase: Phase, model: ModelFiles, again: bool = False) -> ModelFiles:

@@ -11,7 +11,8 @@ from edgeprune.errors import PlanError
 from edgeprune.graph.channels import ChannelGraph
 from edgeprune.graph.cost import CostModel
 from edgeprune.prune import importance
-from edgeprune.prune.allocate import Budget, Keeps, Limits, allocate
+from edgeprune.prune.allocate import Budget, allocate
+from edgeprune.prune.ladder import Keeps, Limits
 from edgeprune.prune.make import channel_graph
 from edgeprune.yolo.load import untrained
 

@@ -1,0 +1,77 @@
+"""A made-up machine: the time of a graph's layers, with steps, cliffs and noise as real ones have them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from edgeprune.graph.channels import Channel, ChannelGraph
+from edgeprune.graph.cost import Widths
+
+#: How many channels a kernel sees of so many, and how much longer it takes for each.
+Kernel = Callable[[Widths], Widths]
+
+
+def smooth(channels: Widths) -> Widths:
+    return channels
+
+
+def steps(channels: Widths) -> Widths:
+    """Vectors of 8, blocks of 16 from 64 channels on, and a kernel half as good under 32: narrower can be slower."""
+    block = np.where(channels < 64, 8, 16)
+    blocks: Widths = np.ceil(channels / block) * block * np.where(channels < 32, 1.4, 1.0)
+    return blocks
+
+
+class Machine:
+    """Layers one after the other: an overhead each, then work that is a product of what kernels make of in and out.
+
+    Args:
+        ms: Of the whole model without the floor.
+        error: Spread of what each layer of the machine takes against what a smooth model would say, by seed.
+        noise: Relative, of a measurement.
+    """
+
+    def __init__(
+        self, graph: ChannelGraph, kernel: Kernel = steps, *, ms: float = 10.0, floor_ms: float = 0.2,
+        spread: float = 0.005, error: float = 0.0, noise: float = 0.0, seed: int = 0,
+    ) -> None:  # fmt: skip
+        self.floor_ms, self.spread, self.calls = floor_ms, spread, 0
+        self._kernel, self._noise, self._random = kernel, noise, np.random.default_rng(seed)
+        groups = len(graph.groups)
+        self._left, self._left_fixed = _counts([c.a for c in graph.costs], groups)
+        self._right, self._right_fixed = _counts([c.b for c in graph.costs], groups)
+        self._rate = np.array([c.coefficient for c in graph.costs])
+        self._rate = self._rate * np.exp(error * self._random.standard_normal(len(self._rate)))
+        whole = np.array([g.size for g in graph.groups], dtype=np.float64)
+        self._rate *= ms / self._work(whole).sum()
+
+    def ms(self, widths: Widths) -> float:
+        self.calls += 1
+        return float(self.floor_ms + self._work(widths).sum())
+
+    def measure(self, candidates: Sequence[Widths]) -> list[float]:
+        return [self.ms(w) * (1 + self._noise * float(self._random.standard_normal())) for w in candidates]
+
+    def _work(self, widths: Widths) -> Widths:
+        left = self._kernel(self._left @ widths + self._left_fixed)
+        right = self._kernel(self._right @ widths + self._right_fixed)
+        work: Widths = self._rate * left * right
+        return work
+
+
+def _counts(sides: Sequence[Sequence[Channel] | None], groups: int) -> tuple[Widths, Widths]:
+    matrix, fixed = np.zeros((len(sides), groups)), np.zeros(len(sides))
+    for row, side in enumerate(sides):
+        members: dict[int, set[int]] = {}
+        for channel in side or ():
+            if channel is None:
+                fixed[row] += 1
+            else:
+                matrix[row, channel[0]] += 1
+                members.setdefault(channel[0], set()).add(channel[1])
+        for group, seen in members.items():
+            matrix[row, group] /= len(seen)
+        fixed[row] += side is None
+    return matrix, fixed
