@@ -9,14 +9,13 @@ Rules:
 
 from __future__ import annotations
 
-import platform
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx
+from torch import nn
 
-from edgeprune.errors import ProfileError
 from edgeprune.export.forms import form
 from edgeprune.export.half import to_half
 from edgeprune.export.lint import lint_name
@@ -30,7 +29,7 @@ from edgeprune.quant.calibrate import Image, calibrate
 from edgeprune.records import Quantization, TargetProfile
 from edgeprune.records.target import own_file
 from edgeprune.yolo import blocks
-from edgeprune.yolo.load import Detector, load_detector
+from edgeprune.yolo.load import load_detector
 
 #: Stands for a calibration set where scales come from noise.
 NOISE = "0" * 64
@@ -41,11 +40,12 @@ class Subject:
     """What is timed.
 
     Attributes:
-        graph: The detector's channel graph.
+        model: The detector.
+        graph: Its channel graph.
         record: Its scales, where the precision is int8.
     """
 
-    detector: Detector
+    model: nn.Module
     graph: ChannelGraph
     costs: CostModel
     profile: TargetProfile
@@ -55,37 +55,34 @@ class Subject:
 
     @classmethod
     def of(
-        cls, checkpoint: Path, profile: TargetProfile, precision: str, architecture: str | None = None,
-        record: Quantization | None = None,
-    ) -> Subject:  # fmt: skip
+        cls, checkpoint: Path, profile: TargetProfile, precision: str, architecture: str, record: Quantization | None
+    ) -> Subject:
         """Open a checkpoint.
 
         Args:
-            architecture: Of the device, as platform.machine() says it; none = this machine's.
+            architecture: Of the device, as platform.machine() says it.
             record: The checkpoint's scales, if it has any.
 
         Raises:
-            ProfileError: The target's engines are built by the device itself.
             CheckpointError, ModelError, RecipeError: As for a build.
         """
-        if profile.runtime == "tensorrt":
-            raise ProfileError(
-                "A latency table can't be made for TensorRT yet.", where="runtime", expected="onnxruntime or openvino",
-                got=profile.runtime, next_step="prune by macs_ratio; the board races what comes of it all the same",
-            )  # fmt: skip
         detector, size = load_detector(checkpoint), profile.input_shape[2:]
         require_stride(detector, size)
         graph = channel_graph(detector.model, size, detector.channels)
-        if precision == "int8" and record is None:
-            record = _noise_scales(detector, profile)
-        return cls(
-            detector, graph, CostModel(graph, detector.model), profile, precision, architecture or platform.machine(),
-            record if precision == "int8" else None,
-        )  # fmt: skip
+        return cls.at_hand(detector.model, graph, profile, precision, architecture, record)
+
+    @classmethod
+    def at_hand(
+        cls, model: nn.Module, graph: ChannelGraph, profile: TargetProfile, precision: str, architecture: str,
+        record: Quantization | None,
+    ) -> Subject:  # fmt: skip
+        """The same of a model that is open, with its channel graph."""
+        record = (record or _noise_scales(model, profile)) if precision == "int8" else None
+        return cls(model, graph, CostModel(graph, model), profile, precision, architecture, record)
 
     def onnx(self, widths: Widths | None = None) -> onnx.ModelProto:
         """The graph that the runtime loads, at widths of the channel groups; whole without them."""
-        model, record = self.detector.model, self.record
+        model, record = self.model, self.record
         if widths is not None:
             keeps = {g.name: tuple(range(int(w))) for g, w in zip(self.graph.groups, widths, strict=True)}
             plan = make_plan(self.graph, self.costs, keeps, importance="", scope="", channel_multiple=1, seed=0)
@@ -98,9 +95,8 @@ class Subject:
         return to_half(made) if own_file(self.profile.runtime, self.precision) else made
 
 
-def _noise_scales(detector: Detector, profile: TargetProfile) -> Quantization:
-    noise = np.random.default_rng(0).random((1, detector.channels, *profile.input_shape[2:]), np.float32)
+def _noise_scales(model: nn.Module, profile: TargetProfile) -> Quantization:
+    image = np.random.default_rng(0).random((1, *profile.input_shape[1:]), np.float32)
     return calibrate(
-        detector.model, [Image("noise", noise)], profile.quantization, blocks.float_layers(detector.model), "minmax",
-        NOISE,
+        model, [Image("noise", image)], profile.quantization, blocks.float_layers(model), "minmax", NOISE
     )  # fmt: skip

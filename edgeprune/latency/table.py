@@ -104,21 +104,24 @@ def make_table(
 
 def time_whole(
     subject: Subject, bench: Bench, settings: Settings, work: Path, plans: Sequence[Widths], seed: int = 0,
-    on_step: OnStep = lambda what, done, total: None,
-) -> list[float]:  # fmt: skip
-    """Milliseconds of whole engines, measured together in passes.
+    reference: Path | None = None, on_step: OnStep = lambda what, done, total: None,
+) -> list[Timed]:  # fmt: skip
+    """Times of whole engines, measured together in passes.
 
     Args:
         work: A folder for this question alone.
         plans: Widths of every engine.
+        reference: A graph that is measured with them; its time comes first.
 
     Raises:
         DeviceError: As `make_table`.
     """
     made = [_Graph(_engine(number), partial(subject.onnx, widths), whole=True) for number, widths in enumerate(plans)]
+    if reference is not None:
+        made.insert(0, _Graph("reference", partial(onnx.load, reference), whole=True))
     graphs = {graph.name: graph for graph in made}
     timed = _Timer(subject, bench, settings, work, seed, on_step).time(graphs)
-    return [timed[name].ms for name in graphs]
+    return [timed[name] for name in graphs]
 
 
 class _Timer:

@@ -9,6 +9,7 @@ Rules:
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Literal
 
 from pydantic import Field
@@ -146,3 +147,48 @@ class LatencyTable(Record):
     correction: Correction
     error: PredictionError
     notes: tuple[str, ...] = ()
+
+
+class PrecisionTimes(Record):
+    """Whole engines of one precision, evenly cut."""
+
+    precision: Precision
+    levels: tuple[float, ...]
+    """How far each was cut: 0 whole, 1 as narrow as can be."""
+    engines: tuple[Timed, ...]
+
+
+class Precisions(Record):
+    """precisions.json: what a model takes in each precision of its target, before a plan is made."""
+
+    parent: dict[str, Timed]
+    """Float precision -> the parent, whole, as it was given."""
+    model: tuple[PrecisionTimes, ...]
+    """The model that is to be cut: another one, where the activation function was swapped."""
+    lacking: dict[str, str] = Field(default_factory=dict)
+    """Precision that the device hasn't -> why."""
+
+    @property
+    def parent_ms(self) -> float:
+        """The parent in its fastest precision."""
+        return min(timed.ms for timed in self.parent.values())
+
+    def best(self, budget_ms: float) -> PrecisionTimes:
+        """The precision that has to be cut least for a budget; where none gets there, the fastest."""
+        return min(self.model, key=lambda times: _needed(times, budget_ms))
+
+    def sentence(self, budget_ms: float) -> str:
+        """Why a precision was chosen, for the report."""
+        told = ", ".join(f"{t.precision} {t.engines[0].ms:.2f} to {t.engines[-1].ms:.2f} ms" for t in self.model)
+        return f"pruned for {self.best(budget_ms).precision}: whole to narrowest, engines take {told}"
+
+
+def _needed(times: PrecisionTimes, budget_ms: float) -> tuple[float, float]:
+    """The level of cutting at which a budget is met, linear between those measured; over 1 where it isn't."""
+    points = [(level, engine.ms) for level, engine in zip(times.levels, times.engines, strict=True)]
+    fastest = min(ms for _, ms in points)
+    for (level, ms), (after, less) in pairwise([(0.0, float("inf")), *points]):
+        if less <= budget_ms:
+            share = (ms - budget_ms) / (ms - less) if ms != float("inf") else 1.0
+            return level + share * (after - level), fastest
+    return 2.0, fastest

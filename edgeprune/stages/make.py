@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeprune.errors import ProfileError
 from edgeprune.job import Job
 from edgeprune.records import files
 from edgeprune.records.model import ModelFiles
@@ -19,9 +18,10 @@ from edgeprune.records.target import own_file
 from edgeprune.schedule import Phase
 from edgeprune.stages.board import kits, parent_artifact, place
 from edgeprune.stages.common import folder_of, versions
+from edgeprune.stages.latency import clock as latency_clock
 
 if TYPE_CHECKING:
-    from edgeprune.prune.time import Clock
+    pass
 
 
 def admit(job: Job) -> ModelFiles:
@@ -136,7 +136,10 @@ def prune(job: Job, phase: Phase, model: ModelFiles, again: bool = False) -> Mod
     if phase.share is None:
         return model
     here, goal = phase.folder("cut"), job.recipe.goal
-    clock, aim = _clock(job, phase.share) if goal.in_time else (None, {"macs_ratio": goal.macs_after(phase.share)})
+    clock, ratio = None, None if goal.in_time else goal.macs_after(phase.share)
+    aim: dict[str, object] = {"macs_ratio": ratio}
+    if goal.in_time:
+        clock, aim = latency_clock(job, phase.share, model)
     made = replace(
         model,
         checkpoint=Path(f"{here}pruned.pt"),
@@ -158,7 +161,7 @@ def prune(job: Job, phase: Phase, model: ModelFiles, again: bool = False) -> Mod
                 quantization=model.quantization,
                 moments=model.moments,
                 image_size=job.image_size,
-                macs_ratio=None if goal.in_time else goal.macs_after(phase.share or 1.0),
+                macs_ratio=ratio,
                 clock=clock,
                 importance=recipe.importance,
                 scope=recipe.scope,
@@ -187,21 +190,6 @@ def prune(job: Job, phase: Phase, model: ModelFiles, again: bool = False) -> Mod
         makes=tuple(str(path) for path in made.named().values()), force=again,
     )  # fmt: skip
     return made.under(job.shop.folder)
-
-
-def _clock(job: Job, share: float) -> tuple[Clock, dict[str, object]]:
-    """What tells the time of a model on the job's target, for a goal in time; and what that hangs on, for the key.
-
-    SEAM until the latency table is here. The clock is called with the graph and the module that are about to be cut (in
-    later rounds a cut model's own) and returns `Timing`: the time model of that graph;
-    `job.recipe.goal.budget_ms(parent_ms, share)`, parent_ms as the target takes for parent.pt; and, where share is 1,
-    how whole engines are measured.
-    """
-    raise ProfileError(
-        "A goal in time needs a latency table of the target.",
-        where="goal", expected="macs_ratio", got=", ".join(job.recipe.goal.model_dump(exclude_none=True)),
-        next_step="give macs_ratio instead",
-    )  # fmt: skip
 
 
 def finetune(job: Job, phase: Phase, model: ModelFiles, again: bool = False) -> ModelFiles:
