@@ -136,7 +136,8 @@ def prune(job: Job, phase: Phase, model: ModelFiles, again: bool = False) -> Mod
     if phase.share is None:
         return model
     here, goal = phase.folder("cut"), job.recipe.goal
-    clock, aim = _clock(job, phase.share) if goal.in_time else (None, {"macs_ratio": goal.macs_after(phase.share)})
+    ratio = None if goal.in_time else goal.macs_after(phase.share)
+    clock, aim = _clock(job, phase.share) if goal.in_time else (None, {"macs_ratio": ratio})
     made = replace(
         model,
         checkpoint=Path(f"{here}pruned.pt"),
@@ -158,7 +159,7 @@ def prune(job: Job, phase: Phase, model: ModelFiles, again: bool = False) -> Mod
                 quantization=model.quantization,
                 moments=model.moments,
                 image_size=job.image_size,
-                macs_ratio=None if goal.in_time else goal.macs_after(phase.share or 1.0),
+                macs_ratio=ratio,
                 clock=clock,
                 importance=recipe.importance,
                 scope=recipe.scope,

@@ -112,6 +112,8 @@ def test_first_prediction_misses_and_the_correction_brings_it_in(deep: Traced) -
     assert {c.method for c in first} == {"milp", "greedy"}
     assert all(c.measured_ms is not None and c.measured_ms > planned.budget_ms for c in first)
     assert planned.chosen.round > 1
+    assert f"widths for {planned.budget_ms:.2f} ms: by {planned.chosen.method}" in planned.sentence()
+    assert f"measured {planned.chosen.measured_ms:.2f}" in planned.sentence()
 
 
 def test_without_a_device_the_prediction_holds_the_budget_and_programs_win(deep: Traced) -> None:
