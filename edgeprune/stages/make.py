@@ -15,6 +15,7 @@ from edgeprune.errors import ProfileError
 from edgeprune.job import Job
 from edgeprune.records import files
 from edgeprune.records.model import ModelFiles
+from edgeprune.records.recipe import WAYS
 from edgeprune.records.target import own_file
 from edgeprune.schedule import Phase
 from edgeprune.stages.board import kits, parent_artifact, place
@@ -200,7 +201,7 @@ def _clock(job: Job, share: float) -> tuple[Clock, dict[str, object]]:
     """
     raise ProfileError(
         "A goal in time needs a latency table of the target.",
-        where="goal", expected="macs_ratio", got=", ".join(job.recipe.goal.model_dump(exclude_none=True)),
+        where="goal", expected="macs_ratio", got=next(way for way in WAYS if getattr(job.recipe.goal, way)),
         next_step="give macs_ratio instead",
     )  # fmt: skip
 
