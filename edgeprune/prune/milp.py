@@ -95,16 +95,17 @@ def _program(space: Space, walk: Walk, budget: float, reach: float) -> Rungs | N
     open_ = (np.abs(space.rung - walk.point[space.of]) <= far) & (space.lost <= worst * (1 + _BETTER))
     count = len(space.of)
     one_each = csr_matrix((np.ones(count), (space.of, np.arange(count))), shape=(len(space.ladders), count))
-    answer = milp(
-        np.minimum(space.lost / worst, 2.0),
-        constraints=[
-            LinearConstraint(one_each, 1, 1),
-            LinearConstraint(walk.change[None, :] * _ROW / budget, -np.inf, (budget - walk.ms) * _ROW / budget),
-        ],
-        bounds=Bounds(0, open_.astype(np.float64)),
-        integrality=np.ones(count),
-        options=_OPTIONS,
-    )
+    with _silence():
+        answer = milp(
+            np.minimum(space.lost / worst, 2.0),
+            constraints=[
+                LinearConstraint(one_each, 1, 1),
+                LinearConstraint(walk.change[None, :] * _ROW / budget, -np.inf, (budget - walk.ms) * _ROW / budget),
+            ],
+            bounds=Bounds(0, open_.astype(np.float64)),
+            integrality=np.ones(count),
+            options=_OPTIONS,
+        )
     if answer.x is None:
         return None
     chosen = np.flatnonzero(answer.x > 0.5)

@@ -163,7 +163,9 @@ class Walk:
             free = fits & (self.change <= self.space.time.spread * self.ms)
             worth = gain / np.maximum(self.change, _TINY * self.ms)
             among = free if free.any() else fits
-            self.try_move(int(np.where(among, worth, -np.inf).argmax()), below=np.nextafter(budget, np.inf))
+            most = int(np.where(among, worth, -np.inf).argmax())
+            if not self.try_move(most, below=np.nextafter(budget, np.inf)):
+                self.change[most] += _TINY * self.ms  # or it fits again, by rounding
 
     def settle(self, budget: float) -> Rungs:
         """Give back until every cluster, looked at by its own time, costs the budget if it were any wider."""

@@ -48,3 +48,13 @@ class PlannedTime(Record):
     @property
     def chosen(self) -> Choice:
         return next(choice for choice in self.choices if choice.chosen)
+
+    def sentence(self) -> str:
+        """For the report's notes."""
+        chosen = self.chosen
+        took = "not measured" if chosen.measured_ms is None else f"measured {chosen.measured_ms:.2f}"
+        return (
+            f"widths for {self.budget_ms:.2f} ms: by {chosen.method}, predicted {chosen.predicted_ms:.2f}, {took}; "
+            f"{chosen.importance_kept:.1%} of the importance kept at {chosen.macs_ratio:.1%} of the MACs, "
+            f"the best of {len(self.choices)} that were tried"
+        )

@@ -51,12 +51,17 @@ class Machine:
         self.calls += 1
         return float(self.floor_ms + self._work(widths).sum())
 
+    def all_ms(self, rows: Widths) -> Widths:
+        """Of many rows of widths at once."""
+        times: Widths = self.floor_ms + self._work(rows).sum(1)
+        return times
+
     def measure(self, candidates: Sequence[Widths]) -> list[float]:
         return [self.ms(w) * (1 + self._noise * float(self._random.standard_normal())) for w in candidates]
 
     def _work(self, widths: Widths) -> Widths:
-        left = self._kernel(self._left @ widths + self._left_fixed)
-        right = self._kernel(self._right @ widths + self._right_fixed)
+        left = self._kernel(widths @ self._left.T + self._left_fixed)
+        right = self._kernel(widths @ self._right.T + self._right_fixed)
         work: Widths = self._rate * left * right
         return work
 

@@ -57,6 +57,48 @@ def test_goal_out_of_range_is_refused_with_its_line(tmp_path: Path, line: str, f
     assert f"{file}:2" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("goal", "says"),
+    [
+        (
+            "{macs_ratio: 0.5, speedup: 2}",
+            "one of macs_ratio, latency_ms, speedup, fps; macs_ratio and speedup are given",
+        ),
+        ("{latency_ms: 4, fps: 200}", "latency_ms and fps are given"),
+        ("{speedup: 1}", "greater than 1"),
+        ("{speedup: 0.5}", "greater than 1"),
+        ("{latency_ms: 0}", "greater than 0"),
+        ("{fps: -3}", "greater than 0"),
+        ("{fps: .inf}", "finite"),
+    ],
+)
+def test_goal_is_said_in_one_way_that_makes_sense(tmp_path: Path, goal: str, says: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        read_yaml(written(tmp_path, f"# a recipe\ngoal: {goal}\n"), Recipe, RecipeError)
+    assert says in str(caught.value)
+    assert "some.yaml:2" in str(caught.value)
+
+
+def test_goal_of_before_is_half_of_the_macs_and_one_in_time_has_none() -> None:
+    assert Goal() == Goal(macs_ratio=0.5) == Goal(max_map_drop=0.01)
+    assert Recipe().goal.macs_ratio == 0.5
+    for goal in (Goal(speedup=2.0), Goal(latency_ms=4.0), Goal(fps=250.0)):
+        assert goal.in_time
+        assert goal.macs_ratio is None
+        assert Recipe.model_validate(json.loads(to_json(Recipe(goal=goal)))).goal == goal
+    assert not Goal().in_time
+
+
+def test_goal_in_time_becomes_a_budget_and_rounds_take_equal_factors_of_it() -> None:
+    for goal in (Goal(speedup=4.0), Goal(latency_ms=5.0), Goal(fps=200.0)):
+        assert goal.budget_ms(20.0) == 5.0
+        assert goal.budget_ms(20.0, 0.5) == pytest.approx(10.0)
+    with pytest.raises(RecipeError, match="nothing to cut") as caught:
+        Goal(fps=50.0).budget_ms(20.0)
+    assert "fps 50, which is 20.000 ms" in str(caught.value)
+    assert Goal(macs_ratio=0.25).macs_after(0.5) == 0.5
+
+
 @pytest.mark.parametrize("text", ["{", "- 1\n- 2\n", "", "a: [1\nb: 2"])
 def test_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(RecipeError, match=r"some\.yaml"):
