@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
@@ -12,12 +13,14 @@ import pytest
 import edgeprune
 from edgeprune import stages
 from edgeprune.bench import ask
+from edgeprune.bench.halving import halve
 from edgeprune.bench.local import LocalBench
 from edgeprune.errors import DeviceError, EdgepruneError
 from edgeprune.job import plan_job
 from edgeprune.records import (
     BenchRun,
     Bundle,
+    Choice,
     Goal,
     Recipe,
     Report,
@@ -30,7 +33,7 @@ from edgeprune.records import (
 from edgeprune.records.dataset import read_dataset
 from edgeprune.records.request import Engine
 from edgeprune.runtime.openvino import lacks
-from edgeprune.stages.tune import judge
+from edgeprune.stages.tune import judged
 from edgeprune.workshop import Listener
 from tests.bench.test_measure import net
 
@@ -75,10 +78,14 @@ def test_the_faster_settings_of_a_real_engine_win(tmp_path: Path, scenes: Path) 
         Engine(name=s.words(), runtime="onnxruntime", precision="fp32", file=str(file), settings=s) for s in (many, one)
     ]
     images = read_dataset(scenes).splits["val"][:2]
-    run = ask.race(
-        LocalBench(), engines, images, (1, 3, 32, 32), seed=0, rounds=4, on_round=lambda done, total: None
-    )  # fmt: skip
-    first, second = judge("n", run)
+
+    def race(heat: Sequence[int], rounds: int) -> BenchRun:
+        return ask.race(
+            LocalBench(), [engines[i] for i in heat], images, (1, 3, 32, 32), seed=0, rounds=rounds,
+            on_round=lambda done, total: None,
+        )  # fmt: skip
+
+    first, second = judged("n", [Choice(settings=many), Choice(settings=one)], halve(2, race))
     assert (first.settings, second.settings) == (one, many)
     assert (first.chosen, second.chosen) == (True, False)
     assert (first.ratio, first.low) == (1, 1)
@@ -90,16 +97,18 @@ def test_parent_and_build_each_run_with_the_fastest_of_their_own_race(out: Path,
     folder = out / "custom"
     found = read_json(folder / "tune.json", Tune, EdgepruneError)
     assert set(found.chosen) == {"parent fp32", "pruned fp32"}
-    for engine, settings in found.chosen.items():
+    for engine, choice in found.chosen.items():
         raced = [c for c in found.candidates if c.engine == engine]
         assert {c.settings for c in raced} == {Settings(threads=1), Settings(threads=1, cores=(CORE,))}
-        assert [c.settings for c in raced if c.chosen] == [settings] == [raced[0].settings]
+        assert [c.choice for c in raced if c.chosen] == [choice] == [raced[0].choice]
         assert all(c.ratio >= 1 or not c.chosen for c in raced)
         assert all(c.latency_ms.samples >= 80 for c in raced)
     assert any("200 threads" in sentence for sentence in found.left_out)
     run = read_json(folder / "bench.json", BenchRun, EdgepruneError)
-    assert {m.engine: m.settings for m in run.measurements} == found.chosen
-    assert {f"{row.variant} {row.precision}": row.settings for row in report.rows} == found.chosen
+    assert {m.engine: m.settings for m in run.measurements} == {e: c.settings for e, c in found.chosen.items()}
+    rows = {f"{row.variant} {row.precision}": Choice(settings=row.settings, form=row.form) for row in report.rows}
+    assert rows == found.chosen
+    assert report.tuned == found.candidates
     assert sum(note.startswith("settings: ") for note in report.notes) == 2
     assert any(note.startswith("settings left out: 200 threads") for note in report.notes)
 
@@ -116,7 +125,7 @@ def test_a_second_run_races_nothing_and_other_settings_race_again_and_no_more(
     assert ear.ran[:2] == ["tune", "bench"]
     one = read_json(out / "custom" / "tune.json", Tune, EdgepruneError)
     assert one.candidates == ()
-    assert set(one.chosen.values()) == {Settings(threads=1)}
+    assert [choice.settings for choice in one.chosen.values()] == [Settings(threads=1)] * 2
 
 
 def test_the_bundle_has_the_settings_that_won(out: Path, report: Report, tiny: Path, scenes: Path) -> None:

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from edgeprune.records.base import Record
 from edgeprune.records.calibration import Sha256
+from edgeprune.records.form import Form
 from edgeprune.records.report import Row
 from edgeprune.records.settings import Settings
 from edgeprune.records.target import TargetProfile
@@ -71,6 +72,8 @@ class Bundle(Record):
     """The precision that won on the target; the runtime is asked for it."""
     settings: Settings | None = None
     """How the runtime is told to run it: what won on the target. None in bundles from before settings were raced."""
+    form: Form = Form()
+    """What goes into the engine and what comes out: what won on the target."""
     engine: str
     """The file among `files` that the runtime loads; with `kit`, the kit's kit.json, which it is built from."""
     kit: KitOrigin | None = None

@@ -107,6 +107,8 @@ def properties(precision: str, settings: Settings) -> dict[str, Any]:
     """What OpenVINO is told."""
     hint = _PRECISIONS.get(precision) or _FLOAT_OF_INT8[settings.plugin]
     told: dict[str, Any] = {"PERFORMANCE_HINT": settings.hint.upper(), "INFERENCE_PRECISION_HINT": hint}
+    if settings.streams:
+        told["NUM_STREAMS"] = settings.streams
     if settings.plugin == "CPU":
         told["INFERENCE_NUM_THREADS"] = settings.threads or len(settings.cores) or cores()
         if settings.cores:
