@@ -29,8 +29,8 @@ from edgeprune.records import BenchRun, Latency, Measurement
 
 #: Rounds of the first rung: a block of each is 0.15 s, and what is half as fast as another shows in one.
 FIRST_ROUNDS = 4
-#: … and of any at most. A verdict has 40; 20 tell a difference of some per cent, and smaller ones don't matter here.
-MOST_ROUNDS = 20
+#: … and of any at most. A verdict has 40; 16 tell a difference of some per cent, and smaller ones don't matter here.
+MOST_ROUNDS = 16
 #: … and of the last at least.
 LAST_ROUNDS = 10
 #: Engines of one race at most, each a process: a small board has memory for so many.

@@ -27,7 +27,7 @@ class TensorSpec(Record):
 
     name: str
     shape: tuple[int, ...]
-    dtype: Literal["float32"]
+    dtype: Literal["float32", "uint8"]
 
 
 class Lineage(Record):

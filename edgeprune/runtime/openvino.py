@@ -138,6 +138,10 @@ class OpenVinoSession:
             for output in self._compiled.outputs
         )
 
+    def property_of(self, name: str) -> Any:
+        """What the compiled model says of itself: NUM_STREAMS, INFERENCE_NUM_THREADS …"""
+        return self._compiled.get_property(name)
+
     def run(self, images: Floats) -> list[Floats]:
         results = self._request.infer(images, share_inputs=True)
         return [np.array(results[i], dtype=np.float32) for i in range(len(self.output_names))]

@@ -13,11 +13,13 @@ from edgeprune.records import (
     BenchRun,
     Bundle,
     BundleFile,
+    Form,
     Lineage,
     Mixed,
     PrunePlan,
     Report,
     Row,
+    TensorSpec,
     Tune,
     VerifyRun,
     files,
@@ -196,7 +198,6 @@ def bundle(job: Job, report: Report) -> None:
         import shutil
 
         from edgeprune.export.engine import engine_file
-        from edgeprune.export.onnx import tensor_specs
 
         made = work / "bundle"
         shutil.rmtree(made, ignore_errors=True)
@@ -210,7 +211,7 @@ def bundle(job: Job, report: Report) -> None:
         else:
             shutil.copytree(forms_of(job, "pruned", precision)[row[build].form], made)
             engine, kit = engine_file(artifact(made)).relative_to(made).as_posix(), None
-        specs = tensor_specs(graph)
+        specs = _specs(job, graph, row[build].form)
         manifest = Bundle(
             target=job.target,
             profile=job.profile,
@@ -243,6 +244,19 @@ def bundle(job: Job, report: Report) -> None:
         reads={"report": job.shop / "report.json", **engine_files(job), "names": sorted(job.data.names.items())},
         makes=("bundle",),
     )  # fmt: skip
+
+
+def _specs(job: Job, graph: Path, form: Form) -> tuple[TensorSpec, tuple[TensorSpec, ...]]:
+    """Input and outputs of a graph in a form, whatever runtime's file it is in."""
+    import tempfile
+
+    from edgeprune.export.engine import build_engine
+    from edgeprune.export.onnx import tensor_specs
+
+    if form.stock:
+        return tensor_specs(graph)
+    with tempfile.TemporaryDirectory() as folder:
+        return tensor_specs(build_engine("onnxruntime", graph, Path(folder), job.architecture, form=form))
 
 
 def _numbers(job: Job) -> dict[str, object]:
