@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +12,6 @@ import pytest
 
 import edgeprune
 from edgeprune import stages
-from edgeprune.bench import ask
-from edgeprune.bench.halving import halve
-from edgeprune.bench.local import LocalBench
 from edgeprune.errors import DeviceError, EdgepruneError
 from edgeprune.job import Job, plan_job
 from edgeprune.records import (
@@ -32,11 +28,10 @@ from edgeprune.records import (
     VerifyRun,
     read_json,
 )
-from edgeprune.records.dataset import read_dataset
 from edgeprune.records.request import Engine
 from edgeprune.runtime.openvino import lacks
 from edgeprune.stages.common import asked, forms_of, run_as
-from edgeprune.stages.tune import Fastest, choose, judged
+from edgeprune.stages.tune import Fastest, choose
 from edgeprune.workshop import Listener
 from tests.bench.colours import detector
 
@@ -48,6 +43,7 @@ RACED = TargetProfile.model_validate(
     {
         "description": "settings to race", "runtime": "onnxruntime", "input_shape": (1, 3, 64, 64),
         "precisions": ("fp32", "fp16"), "threads": (1, 200), "affinity": ("free", [CORE]),
+        "forms": "stock",
     }
 )  # fmt: skip
 
@@ -73,36 +69,13 @@ def report(out: Path, tiny: Path, scenes: Path) -> Report:
     return found
 
 
-def test_the_faster_settings_of_a_real_engine_win(tmp_path: Path, scenes: Path) -> None:
-    """Sixteen spinning threads for a net of some microseconds: their waking up alone takes longer than it."""
-    file = detector(tmp_path / "n.onnx")
-    many, one = Settings(threads=16), Settings(threads=1)
-    engines = [
-        Engine(name=s.words(), runtime="onnxruntime", precision="fp32", file=str(file), settings=s) for s in (many, one)
-    ]
-    images = read_dataset(scenes).splits["val"][:2]
-
-    def race(heat: Sequence[int], rounds: int) -> BenchRun:
-        return ask.race(
-            LocalBench(), [engines[i] for i in heat], images, (1, 3, 64, 64), seed=0, rounds=min(rounds, 4),
-            on_round=lambda done, total: None,
-        )  # fmt: skip
-
-    first, second = judged("n", [Choice(settings=many), Choice(settings=one)], halve(2, race))
-    assert (first.settings, second.settings) == (one, many)
-    assert (first.chosen, second.chosen) == (True, False)
-    assert (first.ratio, first.low) == (1, 1)
-    assert second.low > 1
-    assert second.why.startswith("slower than 1 thread: ")
-
-
-PIXELS = Form(input="pixels")
+FORMS, PIXELS = RACED.model_copy(update={"forms": "race"}), Form(input="pixels")
 
 
 @pytest.fixture
 def job(tmp_path: Path, tiny: Path, scenes: Path) -> Job:
     """A job whose build has an engine that detects, and one in another form that is no graph at all."""
-    made = plan_job(tiny, scenes, RACED, RECIPE, tmp_path)
+    made = plan_job(tiny, scenes, FORMS, RECIPE, tmp_path)
     detector(made.shop / "engines/pruned/model.onnx")
     broken = made.shop / "engines/pruned@forms/pixels-graph/model.onnx"
     broken.parent.mkdir(parents=True)
@@ -133,7 +106,7 @@ def test_a_form_that_the_device_cant_run_is_left_out_with_what_it_said(job: Job)
 
 
 def test_stock_alone_races_no_other_form_and_a_race_of_one_asks_nothing(job: Job) -> None:
-    alone = replace(job, profile=RACED.model_copy(update={"forms": "stock"}))
+    alone = replace(job, profile=RACED)
     assert list(forms_of(alone, "pruned", "fp32")) == [Form()]
     (job.shop / "engines/pruned/model.onnx").write_bytes(b"nobody looks at it")
     assert choose(alone, stock(job), [Settings(threads=1)], None).candidates == ()
@@ -146,7 +119,7 @@ def test_an_engine_runs_in_the_form_that_won_from_that_forms_folder(job: Job) ->
 
 
 def test_a_hopeless_engine_is_raced_no_further_than_the_first_rung_and_stays(job: Job) -> None:
-    alone = replace(job, profile=RACED.model_copy(update={"forms": "stock"}))
+    alone = replace(job, profile=RACED)
     three = [Settings(threads=1), Settings(threads=1, arena=False), Settings(threads=1, optimization="basic")]
     told: list[float] = []
     found = choose(alone, stock(job), three, Fastest(1e-6, "pruned bf16"), told.append)
@@ -156,9 +129,6 @@ def test_a_hopeless_engine_is_raced_no_further_than_the_first_rung_and_stays(job
     assert any(s.startswith("settings: pruned fp32 takes ") for s in found.sentences())
     assert told == sorted(told)
     assert told[-1] <= 1
-    quick = choose(alone, stock(job), three, Fastest(1e6, "pruned bf16"))
-    assert max(c.rung for c in quick.candidates) == 2
-    assert quick.notes == ()
 
 
 def test_the_parent_is_raced_in_every_float_precision_of_the_target(job: Job) -> None:
@@ -179,7 +149,7 @@ def test_parent_and_build_each_run_with_the_fastest_of_their_own_race(out: Path,
         assert {c.settings for c in raced} == {Settings(threads=1), Settings(threads=1, cores=(CORE,))}
         assert [c.choice for c in raced if c.chosen] == [choice] == [raced[0].choice]
         assert all(c.ratio >= 1 or not c.chosen for c in raced)
-        assert all(c.latency_ms.samples >= 80 for c in raced)
+        assert all(c.latency_ms.samples >= 8 * c.rounds for c in raced)
     assert any("200 threads" in sentence for sentence in found.left_out)
     run = read_json(folder / "bench.json", BenchRun, EdgepruneError)
     assert {m.engine: m.settings for m in run.measurements} == {e: c.settings for e, c in found.chosen.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from edgeprune.bench.halving import (
     LAST_ROUNDS,
     MOST_ROUNDS,
     Placed,
+    Ran,
     halve,
     heats,
     places,
@@ -20,10 +22,11 @@ from edgeprune.bench.halving import (
     rounds_of,
     survivors,
 )
-from edgeprune.bench.measure import summarise
+from edgeprune.bench.measure import measure, summarise
 from edgeprune.records import BenchRun, Choice, Measurement, Settings
 from edgeprune.records.form import Form
 from edgeprune.stages.tune import judged
+from tests.bench.test_measure import IMAGES, engine, net
 
 Told = list[tuple[list[int], int]]
 
@@ -154,8 +157,6 @@ def test_halving_24_costs_less_than_half_of_a_full_race() -> None:
 
 def test_a_winner_of_another_heat_is_compared_by_way_of_the_pacer_with_both_heats_noise() -> None:
     """The same two candidates: told apart by fewer, when they never ran side by side."""
-    from edgeprune.bench.halving import Ran
-
     race, _ = recorded([3.0, 2.0, 2.2], noise=0.05)
     one, two, both = race([0, 1], 10), race([0, 2], 10), race([0, 1, 2], 10)
     across = places(
@@ -183,3 +184,17 @@ def test_every_candidate_says_what_became_of_it() -> None:
     assert slowest.why.startswith("slower than pixels in, ")
     assert f"{slowest.low:.3f} to {slowest.high:.3f}" in slowest.why
     assert "rung 1 of 4 candidates, 4 rounds" in slowest.why
+
+
+def test_the_fastest_of_real_engines_wins(tmp_path: Path) -> None:
+    """Nets of 20, 2 and 10 layers, each in a process: two go on, and are raced again."""
+    layers = (20, 2, 10)
+    engines = [engine(f"{n} layers", net(tmp_path / f"{n}.onnx", n)) for n in layers]
+    first, second, third = halve(
+        3, lambda heat, rounds: measure([engines[i] for i in heat], IMAGES, rounds=rounds // 2)
+    )
+    assert [layers[p.index] for p in (first, second, third)] == [2, 10, 20]
+    assert (first.rung, second.rung, third.rung) == (2, 2, 1)
+    assert (first.ratio, first.low) == (1, 1)
+    assert second.apart
+    assert third.ratio > second.ratio > 1.5
