@@ -73,7 +73,7 @@ class Bundle(Record):
     settings: Settings | None = None
     """How the runtime is told to run it: what won on the target. None in bundles from before settings were raced."""
     form: Form = Form()
-    """What goes into the engine and what comes out: what won on the target."""
+    """What goes into the engine and what comes out. Where boxes are decoded outside, the engine's own file says how."""
     engine: str
     """The file among `files` that the runtime loads; with `kit`, the kit's kit.json, which it is built from."""
     kit: KitOrigin | None = None

@@ -13,13 +13,11 @@ from edgeprune.records import (
     BenchRun,
     Bundle,
     BundleFile,
-    Form,
     Lineage,
     Mixed,
     PrunePlan,
     Report,
     Row,
-    TensorSpec,
     Tune,
     VerifyRun,
     files,
@@ -197,6 +195,7 @@ def bundle(job: Job, report: Report) -> None:
     def act(work: Path) -> None:
         import shutil
 
+        from edgeprune.export.cuts import tensor_specs_of
         from edgeprune.export.engine import engine_file
 
         made = work / "bundle"
@@ -211,7 +210,7 @@ def bundle(job: Job, report: Report) -> None:
         else:
             shutil.copytree(forms_of(job, "pruned", precision)[row[build].form], made)
             engine, kit = engine_file(artifact(made)).relative_to(made).as_posix(), None
-        specs = _specs(job, graph, row[build].form)
+        specs = tensor_specs_of(graph, row[build].form)
         manifest = Bundle(
             target=job.target,
             profile=job.profile,
@@ -244,19 +243,6 @@ def bundle(job: Job, report: Report) -> None:
         reads={"report": job.shop / "report.json", **engine_files(job), "names": sorted(job.data.names.items())},
         makes=("bundle",),
     )  # fmt: skip
-
-
-def _specs(job: Job, graph: Path, form: Form) -> tuple[TensorSpec, tuple[TensorSpec, ...]]:
-    """Input and outputs of a graph in a form, whatever runtime's file it is in."""
-    import tempfile
-
-    from edgeprune.export.engine import build_engine
-    from edgeprune.export.onnx import tensor_specs
-
-    if form.stock:
-        return tensor_specs(graph)
-    with tempfile.TemporaryDirectory() as folder:
-        return tensor_specs(build_engine("onnxruntime", graph, Path(folder), job.architecture, form=form))
 
 
 def _numbers(job: Job) -> dict[str, object]:

@@ -340,7 +340,8 @@ def to_engine(job: Job, name: str, onnx_file: str, again: bool, half: bool = Fal
         )  # fmt: skip
 
     def other_forms(work: Path) -> None:
-        from edgeprune.export.engine import build_engine, forms_of
+        from edgeprune.export.cuts import forms_of
+        from edgeprune.export.engine import build_engine
 
         (work / forms_folder(name)).mkdir(parents=True)
         for form in forms_of(job.shop / onnx_file, job.profile.runtime):
