@@ -18,7 +18,7 @@ export YOLO_OFFLINE := true
 export ORT_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup targets demo check lint types layers test test-gpu test-pi zoo bench-int8 bench-ptq bench-schedules slow schema clean $(TARGETS)
+.PHONY: help setup targets demo check lint types layers test test-gpu test-pi zoo bench-aa bench-int8 bench-ptq bench-schedules slow schema clean $(TARGETS)
 
 help: ## this text
 	@echo "make TARGET MODEL=best.pt DATA=data.yaml [RECIPE=recipe.yaml] [CALIBRATION=name] [DEVICE=ssh://user@host] [OUT=build]"
@@ -64,6 +64,9 @@ test: $(READY) ## the tests (those on real data where ../shared is)
 
 zoo: $(READY) ## every model of Ultralytics: channel groups, locked MACs, cut against muted (ZOO="yolov8n yolo11n" for some)
 	@$(BIN)/python -m tests.zoo $(ZOO)
+
+bench-aa: $(READY) ## an engine raced against itself, 200 times: how often a difference is seen where there is none (RACES, MODEL)
+	@$(BIN)/python -m tests.aa $(if $(RACES),--races $(RACES)) $(if $(MODEL),--model "$(MODEL)") $(OPTIONS)
 
 bench-int8: $(READY) ## INT8 against FP32 on both runtimes, SiLU and ReLU, whole and cut (MODEL, DATA, CALIBRATION)
 	@$(BIN)/python -m tests.int8 speed --model "$(MODEL)" --data "$(DATA)" --calibration "$(CALIBRATION)" $(OPTIONS)

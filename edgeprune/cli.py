@@ -99,7 +99,7 @@ def build(
     target: Target, model: Model, data: Data, recipe: RecipeFile = None, out: Out = Path("build"),
     calibration: Calibration = None, device: Device = None,
 ) -> None:  # fmt: skip
-    """The whole way: prune, fine-tune, export, verify, bench, verdict, bundle."""
+    """The whole way: prune, fine-tune, export, tune, verify, bench, verdict, bundle."""
     _run("report", target, model, data, recipe, out, calibration, device)
 
 
@@ -119,6 +119,15 @@ def export(
 ) -> None:  # fmt: skip
     """Up to the ONNX files and the runtime's engines."""
     _run("export", target, model, data, recipe, out, calibration, device)
+
+
+@app.command()
+def tune(
+    target: Target, model: Model, data: Data, recipe: RecipeFile = None, out: Out = Path("build"),
+    calibration: Calibration = None, device: Device = None,
+) -> None:  # fmt: skip
+    """The form and the settings that each engine runs with, raced on the device anew."""
+    _run("tune", target, model, data, recipe, out, calibration, device, again=True)
 
 
 @app.command()

@@ -15,7 +15,7 @@ from edgeprune.schedule import phases
 from edgeprune.workshop import Listener
 
 #: In order; `until` takes one of them.
-STAGES = ("prune", "finetune", "export", "verify", "bench", "report")
+STAGES = ("prune", "finetune", "export", "tune", "verify", "bench", "report")
 
 
 def build(
@@ -40,7 +40,7 @@ def build(
         recipe: Path of a recipe's YAML or the record; without one, the defaults.
         out: Where builds go; this one into `out/TARGET`.
         until: The last stage to run.
-        again: Run that stage even if it has been done.
+        again: Run that stage even if it has been done; with bench, the race that chooses forms and settings as well.
         calibration: Calibration set for a target with int8: a name or a YAML; instead of the recipe's.
         device: Where its engines run, instead of where the target says: local, or ssh://user@host.
         listener: Told what happens.
@@ -58,7 +58,7 @@ def build(
         return again and stage == until
 
     if "export" in wanted:
-        stages.reach(job, kits="verify" not in wanted)
+        stages.reach(job, kits="tune" not in wanted)
     with job.shop.open():
         made = stages.admit(job)
         for phase in phases(job.recipe, int8=job.int8):
@@ -71,11 +71,12 @@ def build(
             stages.price(job, phase, made)
         if "export" in wanted:
             stages.export(job, made, again=asked("export"))
-        if "verify" in wanted:
+        if "tune" in wanted:
             stages.build_on_device(job)
+            stages.tune(job, again=asked("tune") or asked("bench"))
+        if "verify" in wanted:
             stages.verify(job, made, again=asked("verify"))
         if "bench" in wanted:
-            stages.tune(job, again=asked("bench"))
             stages.bench(job, again=asked("bench"))
         if "report" not in wanted:
             return None

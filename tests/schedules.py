@@ -24,6 +24,7 @@ from edgeprune.pipeline import build
 from edgeprune.records import Goal, Recipe, VerifyRun, read_json
 from edgeprune.records.dataset import read_dataset
 from edgeprune.records.request import Engine
+from edgeprune.records.target import RACED
 from edgeprune.report.console import ConsoleListener
 from edgeprune.runtime.preprocess import letterbox, read_image
 
@@ -45,6 +46,8 @@ def main() -> None:
     arguments = _arguments()
     out = Path(arguments.out)
     profile = find_target(arguments.target)
+    # one form, one set of settings: schedules are what is compared here
+    profile = profile.model_copy(update={"forms": "stock", **{key: getattr(profile, key)[:1] for key in RACED}})
     engines: dict[str, list[Engine]] = defaultdict(list)
     scores: dict[str, list[float]] = defaultdict(list)
     for seed in range(arguments.seeds):
@@ -55,10 +58,10 @@ def main() -> None:
             )  # fmt: skip
             folder = out / f"{schedule}-{seed}"
             build(
-                model=arguments.model, data=arguments.data, target=arguments.target, recipe=recipe, out=folder,
+                model=arguments.model, data=arguments.data, target=profile, recipe=recipe, out=folder,
                 until="verify", listener=ConsoleListener(_console()),
             )  # fmt: skip
-            shop = folder / Path(arguments.target).stem
+            shop = folder / "custom"
             found = {a.engine: a for a in read_json(shop / "verify.json", VerifyRun, EdgepruneError).accuracy}
             for engine, name in (("parent fp32", "parent fp32"), ("pruned int8", f"{schedule} int8")):
                 file = next(

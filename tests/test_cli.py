@@ -158,6 +158,7 @@ def test_targets_doctor_schema_and_help_work() -> None:
         "prune",
         "finetune",
         "export",
+        "tune",
         "verify",
         "bench",
         "report",

@@ -176,6 +176,7 @@ def test_stages_can_be_run_alone(tmp_path: Path, inputs: dict[str, str]) -> None
     done = subprocess.run(command(inputs, tmp_path, "verify"), capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert (folder / "verify.json").is_file()
+    assert (folder / "tune.json").is_file()  # what accuracy is taken of
     assert not (folder / "bench.json").exists()
 
 

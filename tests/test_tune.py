@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -11,13 +12,13 @@ import pytest
 
 import edgeprune
 from edgeprune import stages
-from edgeprune.bench import ask
-from edgeprune.bench.local import LocalBench
 from edgeprune.errors import DeviceError, EdgepruneError
-from edgeprune.job import plan_job
+from edgeprune.job import Job, plan_job
 from edgeprune.records import (
     BenchRun,
     Bundle,
+    Choice,
+    Form,
     Goal,
     Recipe,
     Report,
@@ -27,12 +28,12 @@ from edgeprune.records import (
     VerifyRun,
     read_json,
 )
-from edgeprune.records.dataset import read_dataset
 from edgeprune.records.request import Engine
 from edgeprune.runtime.openvino import lacks
-from edgeprune.stages.tune import judge
+from edgeprune.stages.common import asked, forms_of, run_as
+from edgeprune.stages.tune import Fastest, choose
 from edgeprune.workshop import Listener
-from tests.bench.test_measure import net
+from tests.bench.colours import detector
 
 RECIPE = Recipe(
     goal=Goal(macs_ratio=0.5, max_map_drop=0.5), epochs=1, batch=8, importance="l2", torch_device="cpu"
@@ -42,6 +43,7 @@ RACED = TargetProfile.model_validate(
     {
         "description": "settings to race", "runtime": "onnxruntime", "input_shape": (1, 3, 64, 64),
         "precisions": ("fp32", "fp16"), "threads": (1, 200), "affinity": ("free", [CORE]),
+        "forms": "stock",
     }
 )  # fmt: skip
 
@@ -67,39 +69,93 @@ def report(out: Path, tiny: Path, scenes: Path) -> Report:
     return found
 
 
-def test_the_faster_settings_of_a_real_engine_win(tmp_path: Path, scenes: Path) -> None:
-    """Sixteen spinning threads for a net of some microseconds: their waking up alone takes longer than it."""
-    file = net(tmp_path / "n.onnx", 2)
-    many, one = Settings(threads=16), Settings(threads=1)
-    engines = [
-        Engine(name=s.words(), runtime="onnxruntime", precision="fp32", file=str(file), settings=s) for s in (many, one)
-    ]
-    images = read_dataset(scenes).splits["val"][:2]
-    run = ask.race(
-        LocalBench(), engines, images, (1, 3, 32, 32), seed=0, rounds=4, on_round=lambda done, total: None
-    )  # fmt: skip
-    first, second = judge("n", run)
-    assert (first.settings, second.settings) == (one, many)
-    assert (first.chosen, second.chosen) == (True, False)
-    assert (first.ratio, first.low) == (1, 1)
-    assert second.low > 1
-    assert second.why.startswith("slower than 1 thread: ")
+FORMS, PIXELS = RACED.model_copy(update={"forms": "race"}), Form(input="pixels")
+
+
+@pytest.fixture
+def job(tmp_path: Path, tiny: Path, scenes: Path) -> Job:
+    """A job whose build has an engine that detects, and one in another form that is no graph at all."""
+    made = plan_job(tiny, scenes, FORMS, RECIPE, tmp_path)
+    detector(made.shop / "engines/pruned/model.onnx")
+    broken = made.shop / "engines/pruned@forms/pixels-graph/model.onnx"
+    broken.parent.mkdir(parents=True)
+    broken.write_bytes(b"not a graph")
+    return made
+
+
+def stock(job: Job) -> Engine:
+    return Engine.of(job.profile, "pruned fp32", "fp32", job.shop / "engines/pruned/model.onnx")
+
+
+def test_a_form_that_the_device_cant_run_is_left_out_with_what_it_said(job: Job) -> None:
+    assert list(forms_of(job, "pruned", "fp32")) == [Form(), PIXELS]
+    both = (Settings(threads=1), Settings(threads=1, arena=False))
+    found = choose(job, stock(job), both, None)
+    assert {c.choice for c in found.candidates} == {Choice(settings=s) for s in both}
+    assert found.chosen["pruned fp32"] == found.candidates[0].choice
+    assert len(found.left_out) == 2
+    for sentence in found.left_out:
+        assert sentence.startswith("pruned fp32, pixels in, 1 thread")
+        assert "can't load the engine" in sentence
+    assert any(s.startswith("settings left out: pruned fp32, pixels in") for s in found.sentences())
+    one = choose(job, stock(job), both[:1], None)  # nothing is left to choose from
+    assert (one.chosen, one.candidates, len(one.left_out)) == ({"pruned fp32": Choice(settings=both[0])}, (), 1)
+    (job.shop / "engines/pruned/model.onnx").write_bytes(b"no graph either")
+    with pytest.raises(DeviceError, match="can't load the engine"):
+        choose(job, stock(job), both, None)
+
+
+def test_stock_alone_races_no_other_form_and_a_race_of_one_asks_nothing(job: Job) -> None:
+    alone = replace(job, profile=RACED)
+    assert list(forms_of(alone, "pruned", "fp32")) == [Form()]
+    (job.shop / "engines/pruned/model.onnx").write_bytes(b"nobody looks at it")
+    assert choose(alone, stock(job), [Settings(threads=1)], None).candidates == ()
+
+
+def test_an_engine_runs_in_the_form_that_won_from_that_forms_folder(job: Job) -> None:
+    engine = run_as(job, stock(job), Choice(settings=Settings(threads=1, arena=False), form=PIXELS))
+    assert engine.file == str(job.shop / "engines/pruned@forms/pixels-graph/model.onnx")
+    assert (engine.name, engine.form, engine.settings.arena) == ("pruned fp32", PIXELS, False)
+
+
+def test_a_hopeless_engine_is_raced_no_further_than_the_first_rung_and_stays(job: Job) -> None:
+    alone = replace(job, profile=RACED)
+    three = [Settings(threads=1), Settings(threads=1, arena=False), Settings(threads=1, optimization="basic")]
+    told: list[float] = []
+    found = choose(alone, stock(job), three, Fastest(1e-6, "pruned bf16"), told.append)
+    assert {c.rung for c in found.candidates} == {1}
+    assert set(found.chosen) == {"pruned fp32"}
+    assert "times the time of pruned bf16 after the first rung; its race ended there" in found.notes[0]
+    assert any(s.startswith("settings: pruned fp32 takes ") for s in found.sentences())
+    assert told == sorted(told)
+    assert told[-1] <= 1
+
+
+def test_the_parent_is_raced_in_every_float_precision_of_the_target(job: Job) -> None:
+    profile = TargetProfile.model_validate(
+        {**RACED.model_dump(), "runtime": "openvino", "precisions": ("fp32", "bf16", "int8")}
+    )
+    pairs = asked(replace(job, profile=profile))
+    assert [p for v, p in pairs if v == "parent"] == ["fp32", "bf16"]
+    assert [p for v, p in pairs if v == "pruned"] == ["fp32", "bf16", "int8"]
 
 
 def test_parent_and_build_each_run_with_the_fastest_of_their_own_race(out: Path, report: Report) -> None:
     folder = out / "custom"
     found = read_json(folder / "tune.json", Tune, EdgepruneError)
     assert set(found.chosen) == {"parent fp32", "pruned fp32"}
-    for engine, settings in found.chosen.items():
+    for engine, choice in found.chosen.items():
         raced = [c for c in found.candidates if c.engine == engine]
         assert {c.settings for c in raced} == {Settings(threads=1), Settings(threads=1, cores=(CORE,))}
-        assert [c.settings for c in raced if c.chosen] == [settings] == [raced[0].settings]
+        assert [c.choice for c in raced if c.chosen] == [choice] == [raced[0].choice]
         assert all(c.ratio >= 1 or not c.chosen for c in raced)
-        assert all(c.latency_ms.samples >= 80 for c in raced)
+        assert all(c.latency_ms.samples >= 8 * c.rounds for c in raced)
     assert any("200 threads" in sentence for sentence in found.left_out)
     run = read_json(folder / "bench.json", BenchRun, EdgepruneError)
-    assert {m.engine: m.settings for m in run.measurements} == found.chosen
-    assert {f"{row.variant} {row.precision}": row.settings for row in report.rows} == found.chosen
+    assert {m.engine: m.settings for m in run.measurements} == {e: c.settings for e, c in found.chosen.items()}
+    rows = {f"{row.variant} {row.precision}": Choice(settings=row.settings, form=row.form) for row in report.rows}
+    assert rows == found.chosen
+    assert report.tuned == found.candidates
     assert sum(note.startswith("settings: ") for note in report.notes) == 2
     assert any(note.startswith("settings left out: 200 threads") for note in report.notes)
 
@@ -116,7 +172,7 @@ def test_a_second_run_races_nothing_and_other_settings_race_again_and_no_more(
     assert ear.ran[:2] == ["tune", "bench"]
     one = read_json(out / "custom" / "tune.json", Tune, EdgepruneError)
     assert one.candidates == ()
-    assert set(one.chosen.values()) == {Settings(threads=1)}
+    assert [choice.settings for choice in one.chosen.values()] == [Settings(threads=1)] * 2
 
 
 def test_the_bundle_has_the_settings_that_won(out: Path, report: Report, tiny: Path, scenes: Path) -> None:

@@ -20,15 +20,17 @@ import onnx
 import yaml
 
 from edgeprune.errors import ExportError, missing_package
-from edgeprune.export.forms import form
+from edgeprune.export import forms
+from edgeprune.export.cuts import forms_of
 from edgeprune.export.half import to_half
 from edgeprune.export.lint import errors, lint, lint_name
 from edgeprune.export.onnx import metadata
+from edgeprune.records.form import Form
 
 
 def build_engine(
     runtime: str, onnx_file: Path, folder: Path, architecture: str | None = None, *, quantized: bool = False,
-    half: bool = False,
+    half: bool = False, form: Form = Form(),  # noqa: B008
 ) -> Path:  # fmt: skip
     """Make the runtime's artifact from the ONNX file.
 
@@ -39,18 +41,21 @@ def build_engine(
         architecture: Of the machine that will load it, as platform.machine() says it; none = this one's.
         quantized: Whether it is the quantized graph, which every runtime takes in its own form (forms.py).
         half: Whether a float graph is to become one in FP16.
+        form: What goes in and what comes out (cuts.py).
 
     Returns:
         The artifact: 'model.onnx', or the folder 'model_openvino_model'.
 
     Raises:
-        ExportError: The runtime can't convert the file.
+        ExportError: The runtime can't convert the file, or the model can't have the form (`cuts.forms_of`).
     """
+    if form not in forms_of(onnx_file, runtime):
+        raise ExportError("The graph has no such form.", where=onnx_file, got=form.words())
     if not quantized and not half:
         return _BUILDERS[runtime](onnx_file, folder)
     with tempfile.TemporaryDirectory() as work:
         formed, model = Path(work) / onnx_file.name, onnx.load(onnx_file)
-        made = to_half(model) if half else form(model, lint_name(runtime, architecture or platform.machine()))
+        made = to_half(model) if half else forms.form(model, lint_name(runtime, architecture or platform.machine()))
         formed.write_bytes(made.SerializeToString(deterministic=True))
         return _BUILDERS[runtime](formed, folder)
 
@@ -58,7 +63,7 @@ def build_engine(
 def refuse_misread(onnx_file: Path, runtime: str, architecture: str) -> None:
     """Raise ExportError where the runtime would refuse or misread the quantized graph in its form."""
     name = lint_name(runtime, architecture)
-    found = errors(lint(form(onnx.load(onnx_file), name), name))
+    found = errors(lint(forms.form(onnx.load(onnx_file), name), name))
     if found:
         raise ExportError(
             f"{runtime} would refuse or misread the quantized graph.",

@@ -11,6 +11,7 @@ from edgeprune.records.calibration import CalibrationImage, CalibrationSet
 from edgeprune.records.choice import Choice, PlannedTime
 from edgeprune.records.device_info import CpuFrequency, DeviceInfo
 from edgeprune.records.figures import Block, Box, Candidate, LatencyPicture, LayerWidth, Origin, Sample
+from edgeprune.records.form import Form
 from edgeprune.records.kit import Kit
 from edgeprune.records.measurement import Accuracy, Comparison, Latency, Measurement, Parity, TensorParity
 from edgeprune.records.plan import LayerKeep, PrunedGroup, PrunePlan
@@ -19,7 +20,7 @@ from edgeprune.records.recipe import Goal, Recipe
 from edgeprune.records.report import BenchRun, Report, Row, Verdict, VerifyRun
 from edgeprune.records.settings import Settings
 from edgeprune.records.target import TargetProfile
-from edgeprune.records.tune import Tune
+from edgeprune.records.tune import Choice, Tune, TuneCandidate
 
 __all__ = [
     "Accuracy",
@@ -41,6 +42,7 @@ __all__ = [
     "DeviceAddress",
     "DeviceAnswer",
     "DeviceInfo",
+    "Form",
     "Goal",
     "Kit",
     "Latency",
@@ -68,6 +70,7 @@ __all__ = [
     "TensorParity",
     "TensorSpec",
     "Tune",
+    "TuneCandidate",
     "Verdict",
     "VerifyRun",
     "read_json",

@@ -6,9 +6,11 @@ from pydantic import Field
 
 from edgeprune.records.base import Record
 from edgeprune.records.figures import Candidate, LatencyPicture, LayerWidth, Origin, Sample
+from edgeprune.records.form import Form
 from edgeprune.records.golden import GoldenDifference
 from edgeprune.records.measurement import Accuracy, Comparison, Latency, Measurement, Parity
 from edgeprune.records.settings import Settings
+from edgeprune.records.tune import TuneCandidate
 
 
 class Row(Record):
@@ -20,6 +22,8 @@ class Row(Record):
     precision: str
     settings: Settings = Settings()
     """How the runtime was told to run it."""
+    form: Form = Form()
+    """What went in and what came out."""
     map50_95: float
     map50: float
     latency_ms: Latency
@@ -60,6 +64,8 @@ class Report(Record):
     """SHA-256 of model, data set, target and recipe."""
     candidates: tuple[Candidate, ...] = ()
     """Every engine that was raced, in the order of `rows`."""
+    tuned: tuple[TuneCandidate, ...] = ()
+    """Forms and settings that were raced before, engine by engine, the chosen ones first."""
     latencies: LatencyPicture | None = None
     widths: tuple[LayerWidth, ...] = ()
     """Of the layers with channels, in the model's order."""

@@ -1,14 +1,14 @@
 """Settings: how a runtime is told to run an engine. Part of the engine as far as its latency goes.
 
 Rules:
-- What changes latency and leaves accuracy alone is here; arithmetic is the engine's precision. A plugin is both: it
-  stands here, and accuracy is taken with it.
+- What changes latency and leaves accuracy alone is here; arithmetic is the engine's precision. Two are both, a plugin
+  and ONNX Runtime's optimisation level, which chooses kernels: they stand here, and accuracy is taken with them.
 - The defaults are what a runtime does when it is left alone, save for OpenVINO's hint, which has no neutral value.
 - Nothing that the runtime at hand hasn't got is quietly ignored: TargetProfile refuses it.
 
 Sources: onnxruntime.SessionOptions and its session configuration keys (`session.intra_op.allow_spinning`,
-`session.intra_op_thread_affinities`); OpenVINO `hint.performance_mode`, `inference_num_threads`, `cache_dir`;
-sched_setaffinity(2).
+`session.intra_op_thread_affinities`; graph_optimization_level, enable_cpu_mem_arena, enable_mem_pattern); OpenVINO
+`hint.performance_mode`, `inference_num_threads`, `num_streams`, `cache_dir`; sched_setaffinity(2).
 """
 
 from __future__ import annotations
@@ -23,6 +23,10 @@ from edgeprune.records.base import Record
 Plugin = Literal["CPU", "GPU", "NPU"]
 #: OpenVINO's PERFORMANCE_HINT, in small letters.
 Hint = Literal["latency", "throughput"]
+#: ONNX Runtime's levels of graph optimisation: basic folds constants, extended merges operators (Q/DQ too), all lays
+#: tensors out in blocks of channels as well.
+Optimization = Literal["all", "extended", "basic"]
+StreamCount = Annotated[int, Field(ge=0, le=256)]
 ThreadCount = Annotated[int, Field(ge=0, le=256)]
 #: As the kernel numbers them, from 0: 'processor' in /proc/cpuinfo.
 CoreNumber = Annotated[int, Field(ge=0, le=1023)]
@@ -38,11 +42,18 @@ class Settings(Record):
     spinning: bool = True
     """ONNX Runtime: whether idle threads wait by turning in a loop, which is quick to wake up and takes their cores'
     time from everything else."""
+    optimization: Optimization = "all"
+    """ONNX Runtime: how far the graph is optimised at the start."""
+    arena: bool = True
+    """ONNX Runtime: whether memory is kept between inferences (an arena, planned after the first one), or asked of the
+    system anew for each tensor: slower, and smaller."""
     plugin: Plugin = "CPU"
     """OpenVINO: what computes."""
     hint: Hint = "latency"
     """OpenVINO: what it lays itself out for; `throughput` makes several streams, which one inference at a time can't
     use."""
+    streams: StreamCount = 0
+    """OpenVINO: inferences that may run side by side, which share the threads; 0 = as many as the hint brings."""
     cache: bool = False
     """OpenVINO: whether the compiled model is kept on the device for the next start."""
 
@@ -54,7 +65,14 @@ class Settings(Record):
             raise ValueError("there are no more threads than cores that they are held to")
         if self.plugin != "CPU" and (self.threads or self.cores):
             raise ValueError(f"threads and cores are the CPU's; the plugin is {self.plugin}")
+        if self.plugin == "NPU" and self.streams:
+            raise ValueError("streams are the CPU's and the GPU's; the plugin is NPU")
         return self
+
+    @property
+    def numbers(self) -> dict[str, str]:
+        """The part that numbers may depend on: with the same, accuracy needn't be asked again."""
+        return {"plugin": self.plugin, "optimization": self.optimization}
 
     def words(self) -> str:
         """For people: what differs from a runtime that is left alone, threads always."""
@@ -64,6 +82,12 @@ class Settings(Record):
             told.append(f"on core{'s' * (len(self.cores) > 1)} {' '.join(map(str, self.cores))}")
         if not self.spinning:
             told.append("not spinning")
+        if self.optimization != "all":
+            told.append(f"optimization {self.optimization}")
+        if not self.arena:
+            told.append("no arena")
         if self.hint != "latency":
             told.append(f"hint {self.hint}")
+        if self.streams:
+            told.append(f"{self.streams} stream{'s' * (self.streams != 1)}")
         return ", ".join(told)

@@ -9,12 +9,14 @@ from pydantic import Field, field_validator, model_validator
 from edgeprune.records.address import FORM, LOCAL, NotAnAddressError, read_address
 from edgeprune.records.base import InputShape, Record
 from edgeprune.records.quantization import Scheme
-from edgeprune.records.settings import CoreNumber, Hint, Plugin, Settings, ThreadCount
+from edgeprune.records.settings import CoreNumber, Hint, Optimization, Plugin, Settings, StreamCount, ThreadCount
 
 Runtime = Literal["onnxruntime", "openvino", "tensorrt"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 #: Whether threads are held to cores: not at all, to cores that the device chooses (its fastest), or to these.
 Affinity = Literal["free", "pinned"] | tuple[CoreNumber, ...]
+#: stock: the engine that a stock install opens, alone; race: every form that its graph allows (records/form.py).
+Forms = Literal["stock", "race"]
 
 #: Precisions that each runtime can be asked for here.
 PRECISIONS: dict[str, tuple[str, ...]] = {
@@ -24,10 +26,11 @@ PRECISIONS: dict[str, tuple[str, ...]] = {
 }
 #: Keys of a target that only one runtime has.
 ONLY = {
-    "spinning": "onnxruntime", "plugin": "openvino", "hints": "openvino", "cache": "openvino", "dla": "tensorrt",
+    "spinning": "onnxruntime", "optimization": "onnxruntime", "arena": "onnxruntime", "plugin": "openvino",
+    "hints": "openvino", "streams": "openvino", "cache": "openvino", "dla": "tensorrt",
 }  # fmt: skip
 #: Keys whose values are raced, all with all; one value may stand without its brackets.
-RACED = ("threads", "affinity", "spinning", "hints")
+RACED = ("threads", "affinity", "spinning", "optimization", "arena", "hints", "streams")
 
 
 class TargetProfile(Record):
@@ -54,10 +57,18 @@ class TargetProfile(Record):
     that the system keeps apart, isolcpus, where there are any), or a list of core numbers."""
     spinning: tuple[bool, ...] = Field(default=(True,), min_length=1)
     """ONNX Runtime: whether idle threads wait in a loop, to race."""
+    optimization: tuple[Optimization, ...] = Field(default=("all",), min_length=1)
+    """ONNX Runtime: how far the graph is optimised at the start, to race."""
+    arena: tuple[bool, ...] = Field(default=(True,), min_length=1)
+    """ONNX Runtime: whether memory is kept between inferences, to race."""
     plugin: Plugin = "CPU"
     """OpenVINO: what computes: CPU, GPU (Intel's, integrated or not) or NPU."""
     hints: tuple[Hint, ...] = Field(default=("latency",), min_length=1)
     """OpenVINO: what it lays itself out for, to race."""
+    streams: tuple[StreamCount, ...] = Field(default=(0,), min_length=1)
+    """OpenVINO: inferences that may run side by side, to race; 0 = as many as the hint brings."""
+    forms: Forms | None = None
+    """Which forms of an engine are raced; none = `race` on CPUs, `stock` elsewhere."""
     cache: bool = False
     """OpenVINO: whether compiled models are kept on the device, so that the next start needn't compile."""
     dla: int | None = Field(default=None, ge=0, le=3)
@@ -90,6 +101,10 @@ class TargetProfile(Record):
                 raise ValueError(f"{key} to race are distinct")
         if self.plugin != "CPU" and (self.threads != (0,) or self.affinity != ("free",)):
             raise ValueError(f"threads and affinity are the CPU's; the plugin is {self.plugin}")
+        if self.plugin == "NPU" and self.streams != (0,):
+            raise ValueError("streams are the CPU's and the GPU's; the plugin is NPU")
+        if self.runtime == "tensorrt" and self.forms == "race":
+            raise ValueError("forms of tensorrt are stock: a board builds its engines of a kit, which has no other")
         if self.dla is not None and self.precisions != ("fp16",):
             raise ValueError("dla is for precisions: [fp16]; nothing tells what is INT8 there")
         if self.runtime == "tensorrt" and "int8" in self.precisions and self.quantization.activations != "symmetric":
@@ -106,12 +121,17 @@ class TargetProfile(Record):
         return next((p for p in self.precisions if p != "int8"), "fp32")
 
     @property
+    def races_forms(self) -> bool:
+        """Whether engines are raced in other forms than the stock one."""
+        return (self.forms or ("race" if self.runtime != "tensorrt" and self.plugin == "CPU" else "stock")) == "race"
+
+    @property
     def settings(self) -> Settings:
         """The first of what is raced: what an engine runs with until the race has decided."""
         held = self.affinity[0] if isinstance(self.affinity[0], tuple) else ()
         return Settings(
-            threads=self.threads[0], cores=held, spinning=self.spinning[0], plugin=self.plugin, hint=self.hints[0],
-            cache=self.cache,
+            threads=self.threads[0], cores=held, spinning=self.spinning[0], optimization=self.optimization[0],
+            arena=self.arena[0], plugin=self.plugin, hint=self.hints[0], streams=self.streams[0], cache=self.cache,
         )  # fmt: skip
 
 

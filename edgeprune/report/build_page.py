@@ -171,7 +171,33 @@ def _candidates(report: Report) -> Markup:
         "candidates", "Candidates",
         table(f"Raced on {report.target}, in one run", headings, rows, kinds=kinds),
         became and (tag("h3", "What became of them"), tag("dl", became, class_="reasons")),
+        _tuned(report),
         report.notes and (tag("h3", "Found on the way"), tag("ul", [tag("li", note) for note in report.notes])),
+    )  # fmt: skip
+
+
+def _tuned(report: Report) -> Markup | None:
+    """Forms and settings that were raced for each engine: the chosen ones first, then those that came furthest."""
+    if not report.tuned:
+        return None
+    rows = [
+        (
+            c.engine, c.form.words(), c.settings.words(), f"{c.latency_ms.p50:.2f}", f"{c.latency_ms.p90:.2f}",
+            "chosen" if c.chosen else (f"{c.ratio:.2f}", tag("small", f"{c.low:.2f} to {c.high:.2f}")),
+            c.rung, c.rounds,
+        )
+        for c in report.tuned
+    ]  # fmt: skip
+    return folded(
+        f"All {len(rows)} forms and settings that were raced before",
+        lead(
+            "Each engine's own, by successive halving: the slower half fell in every rung. Times are those of the last "
+            "rung that a candidate ran in, set against that rung's winner."
+        ),
+        table(
+            "Forms and settings", ("engine", "form", "settings", "p50 ms", "p90", "of the winner's", "rung", "rounds"),
+            rows, kinds=["chosen" if c.chosen else "lost" for c in report.tuned], words=(1, 2),
+        ),
     )  # fmt: skip
 
 

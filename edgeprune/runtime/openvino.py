@@ -108,6 +108,8 @@ def properties(precision: str, settings: Settings) -> dict[str, Any]:
     """What OpenVINO is told."""
     hint = _PRECISIONS.get(precision) or _FLOAT_OF_INT8[settings.plugin]
     told: dict[str, Any] = {"PERFORMANCE_HINT": settings.hint.upper(), "INFERENCE_PRECISION_HINT": hint}
+    if settings.streams:
+        told["NUM_STREAMS"] = settings.streams
     if settings.plugin == "CPU":
         told["INFERENCE_NUM_THREADS"] = settings.threads or len(settings.cores) or cores()
         if settings.cores:
@@ -136,6 +138,10 @@ class OpenVinoSession:
             output.get_any_name() if output.get_names() else output.node.friendly_name
             for output in self._compiled.outputs
         )
+
+    def property_of(self, name: str) -> Any:
+        """What the compiled model says of itself: NUM_STREAMS, INFERENCE_NUM_THREADS …"""
+        return self._compiled.get_property(name)
 
     def run(self, images: Floats) -> list[Floats]:
         results = self._request.infer(images, share_inputs=True)

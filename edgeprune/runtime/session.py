@@ -102,7 +102,8 @@ def open_graph(
     precision: str,
     settings: Settings = Settings(),  # noqa: B008
 ) -> Callable[[dict[str, Floats]], dict[str, Floats]]:
-    """A graph with any inputs and outputs, optimised as an engine is; of the settings, only the plugin counts.
+    """A graph with any inputs and outputs, optimised as an engine is; of the settings, only those count that numbers
+    may depend on (`Settings.numbers`).
 
     Returns:
         Inputs by name -> outputs by name.
@@ -115,7 +116,9 @@ def open_graph(
     if runtime == "tensorrt":
         return tensorrt.open_graph(engine, precision)
     ort = _import_onnxruntime()
-    session = ort.InferenceSession(str(engine), _quiet(ort), providers=["CPUExecutionProvider"])
+    options = _quiet(ort)
+    options.graph_optimization_level = _level(ort, settings)
+    session = ort.InferenceSession(str(engine), options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     return lambda given: dict(zip(names, session.run(None, given), strict=True))
 
@@ -155,6 +158,30 @@ def _quiet(ort: Any) -> Any:
     return options
 
 
+def _level(ort: Any, settings: Settings) -> Any:
+    return getattr(ort.GraphOptimizationLevel, f"ORT_ENABLE_{settings.optimization.upper()}")
+
+
+def session_options(ort: Any, settings: Settings) -> Any:
+    """onnxruntime.SessionOptions as settings have them.
+
+    Args:
+        ort: The module.
+    """
+    options = _quiet(ort)
+    threads = settings.threads or len(settings.cores) or cores()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.graph_optimization_level = _level(ort, settings)
+    options.enable_cpu_mem_arena = settings.arena
+    options.enable_mem_pattern = settings.arena  # a plan of the arena's memory: without the arena there is none
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if settings.spinning else "0")
+    if settings.cores and threads > 1:  # the calling thread, the first of them, isn't in the list
+        others = ";".join(str(core + 1) for core in settings.cores[1:threads])
+        options.add_session_config_entry("session.intra_op_thread_affinities", others)
+    return options
+
+
 class OnnxRuntimeSession:
     """ONNX Runtime on the CPU."""
 
@@ -162,14 +189,7 @@ class OnnxRuntimeSession:
 
     def __init__(self, engine: Path, precision: str, settings: Settings) -> None:
         ort = _import_onnxruntime()
-        options = _quiet(ort)
-        threads = settings.threads or len(settings.cores) or cores()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.add_session_config_entry("session.intra_op.allow_spinning", "1" if settings.spinning else "0")
-        if settings.cores and threads > 1:  # the calling thread, the first of them, isn't in the list
-            others = ";".join(str(core + 1) for core in settings.cores[1:threads])
-            options.add_session_config_entry("session.intra_op_thread_affinities", others)
+        options = session_options(ort, settings)
         self._session = ort.InferenceSession(str(engine), options, providers=["CPUExecutionProvider"])
         first_core_for_me(settings.cores)
         self._input = self._session.get_inputs()[0].name

@@ -1,5 +1,5 @@
-"""The stages of a build: what makes a model (make.py), what has a board build its engines (board.py), how these are run
-(tune.py), what judges them (judge.py) and shows it (page.py)."""
+"""The stages of a build: what makes a model (make.py), what has a board build its engines (board.py), in which form and
+how these are run (tune.py), what judges them (judge.py) and shows it (page.py)."""
 
 from edgeprune.stages.board import build_on_device
 from edgeprune.stages.common import reach

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeprune.errors import DeviceError
 from edgeprune.job import Job
 from edgeprune.machine import installed
+from edgeprune.records import Choice, Form, Tune, read_json
 from edgeprune.records.request import Engine
 from edgeprune.records.target import Precision, own_file
 
@@ -78,13 +79,35 @@ def folders(job: Job) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*(() if job.on_board else VARIANTS), *(folder_of(job, *pair) for pair in asked(job))]))
 
 
+def forms_folder(name: str) -> str:
+    """Folder that holds the forms of engines/NAME that aren't the stock one, a folder each."""
+    return f"engines/{name}@forms"
+
+
+def form_name(form: Form) -> str:
+    """Folder of a form, in that one: 'pixels-runtime'."""
+    return f"{form.input}-{form.head}"
+
+
+def forms_of(job: Job, variant: str, precision: str) -> dict[Form, Path]:
+    """The forms that an engine was exported in, and where each is; the stock one first."""
+    name = folder_of(job, variant, precision)
+    found = {Form(): job.shop / f"engines/{name}"}
+    if job.profile.races_forms:
+        for folder in sorted((job.shop / forms_folder(name)).iterdir()):
+            given, head = folder.name.split("-")
+            found[Form.model_validate({"input": given, "head": head})] = folder
+    return found
+
+
 def artifact(folder: Path) -> Path:
     """The file or folder that a runtime loads, in an engine's folder."""
     return next(p for p in sorted(folder.iterdir()) if p.name.startswith("model"))
 
 
 def engines(job: Job, lacking: Container[str]) -> list[Engine]:
-    """Every engine to verify and to race: each variant in each precision but those that the device lacks."""
+    """Every engine to verify and to race, in its stock form: each variant in each precision but those that the device
+    lacks."""
     from edgeprune.export.engine import engine_file
 
     found = []
@@ -93,6 +116,26 @@ def engines(job: Job, lacking: Container[str]) -> list[Engine]:
             made = artifact(job.shop / f"engines/{folder_of(job, variant, precision)}")
             found.append(Engine.of(job.profile, f"{variant} {precision}", precision, engine_file(made)))
     return found
+
+
+def run_as(job: Job, engine: Engine, choice: Choice) -> Engine:
+    """An engine in another form, with other settings."""
+    from edgeprune.export.engine import engine_file
+
+    variant, precision = engine.name.split()
+    file = engine_file(artifact(forms_of(job, variant, precision)[choice.form]))
+    return engine.run_with(choice.settings).model_copy(update={"form": choice.form, "file": str(file)})
+
+
+def choices(job: Job) -> dict[str, Choice]:
+    """Engine -> the form and the settings that won."""
+    return read_json(job.shop / "tune.json", Tune, DeviceError).chosen
+
+
+def tuned(job: Job, found: Sequence[Engine]) -> list[Engine]:
+    """Engines in the form and with the settings that won."""
+    chosen = choices(job)
+    return [run_as(job, engine, chosen[engine.name]) for engine in found]
 
 
 def lacking(job: Job) -> dict[str, str]:
@@ -106,7 +149,12 @@ def engine_files(job: Job) -> dict[str, Any]:
     """What a stage that runs engines reads; settings, which only latency depends on, are for tune and bench to add."""
     profile = job.profile.model_dump(include={"runtime", "precisions", "plugin", "input_shape", "device"})
     there = job.bench.versions(job.profile.runtime)
-    return {"profile": profile, "there": there, **{name: job.shop / f"engines/{name}" for name in folders(job)}}
+    names = folders(job)
+    forms = [forms_folder(name) for name in names] if job.profile.races_forms else []
+    return {
+        "profile": profile, "there": there, **{name: job.shop / f"engines/{name}" for name in names},
+        **{name: job.shop / name for name in forms},
+    }  # fmt: skip
 
 
 def probe_images(job: Job) -> tuple[Path, ...]:

@@ -31,25 +31,30 @@ from edgeprune.stages.common import (
     VARIANTS,
     artifact,
     asked,
+    choices,
     engine_files,
     engines,
-    folder_of,
+    forms_of,
     lacking,
     probe_images,
     probes,
+    tuned,
     versions,
 )
 from edgeprune.stages.page import figures
-from edgeprune.stages.tune import tuned
 from edgeprune.version import __version__
 
 
 def verify(job: Job, model: ModelFiles, again: bool = False) -> None:
     """verify.json: each engine against torch, and its mAP on the runtime itself; predictions/ in COCO's format.
-    Of an engine that a board built: its graph against torch, here, and its golden outputs, there."""
+    Of an engine that a board built: its graph against torch, here, and its golden outputs, there.
+
+    Tensors are compared in the stock form. Another one that won finds the same as the stock form does, or is refused;
+    what it finds on val is the engine's accuracy."""
 
     def act(work: Path) -> None:
         from edgeprune.bench.ask import detections
+        from edgeprune.export.form_parity import check_form
         from edgeprune.export.parity import check_parity
         from edgeprune.export.steps import check_steps
         from edgeprune.train.evaluate import score
@@ -58,7 +63,9 @@ def verify(job: Job, model: ModelFiles, again: bool = False) -> None:
         images = job.data.splits["val"]
         pixels = probes(job, PARITY_IMAGES)
         parities, accuracies, golden = [], [], {}
-        for engine in engines(job, lacking(job)):
+        stock = engines(job, lacking(job))
+        for plain, chosen in zip(stock, tuned(job, stock), strict=True):
+            engine = plain.run_with(chosen.settings)
             variant = engine.name.split()[0]
             if job.on_board:
                 parities.append(graph_parity(job, model, variant, engine.precision))
@@ -80,8 +87,11 @@ def verify(job: Job, model: ModelFiles, again: bool = False) -> None:
                         engine, load_detector(checkpoint).model, job.shop / f"{variant}.onnx", pixels, job.bench
                     )
                 )
+            if not chosen.form.stock:
+                shown = probe_images(job)[:PARITY_IMAGES]
+                parities.append(check_form(engine, chosen, shown, job.profile.input_shape, job.bench))
             results = detections(
-                job.bench, engine, images, job.profile.input_shape, on_image=_counter(job, engine.name, len(images))
+                job.bench, chosen, images, job.profile.input_shape, on_image=_counter(job, engine.name, len(images))
             )
             accuracies.append(score(engine.name, job.data, results))
             listed = work / "predictions" / f"{engine.name.replace(' ', '-')}.json"
@@ -91,13 +101,15 @@ def verify(job: Job, model: ModelFiles, again: bool = False) -> None:
 
     job.shop.stage(
         "verify", act,
-        reads={**engine_files(job), "data": job.sha256["data"], **versions("pycocotools")},
+        reads={
+            **engine_files(job), "data": job.sha256["data"], "chosen": _numbers(job), **versions("pycocotools"),
+        },
         makes=("verify.json", "predictions"), force=again,
     )  # fmt: skip
 
 
 def bench(job: Job, again: bool = False) -> None:
-    """bench.json: all engines in one run, interleaved."""
+    """bench.json: all engines in one run, interleaved, each in the form and with the settings that won."""
 
     def act(work: Path) -> None:
         from edgeprune.bench.ask import race
@@ -128,16 +140,17 @@ def report(job: Job, again: bool = False) -> Report:
         run = read_json(job.shop / "bench.json", BenchRun, EdgepruneError)
         checked = read_json(job.shop / "verify.json", VerifyRun, EdgepruneError)
         plan = read_json(job.shop / "plan.json", PrunePlan, EdgepruneError)
-        notes = _notes(job)
+        notes, chosen = _notes(job), choices(job)
         of = {v: [m for m in run.measurements if m.engine.startswith(v)] for v in VARIANTS}
         verdict, comparisons = judge(of["parent"], of["pruned"], checked.accuracy, job.recipe.goal)
         accuracy = {a.engine: a for a in checked.accuracy}
         rows = tuple(
             Row(
                 variant=variant, runtime=m.runtime, precision=m.precision, settings=m.settings,
+                form=chosen[m.engine].form,
                 map50_95=accuracy[m.engine].map50_95, map50=accuracy[m.engine].map50, latency_ms=m.latency_ms,
                 macs=round(plan.macs[index]), parameters=plan.parameters[index],
-                bytes=_size(job.shop / f"engines/{folder_of(job, variant, m.precision)}"),
+                bytes=_size(forms_of(job, variant, m.precision)[chosen[m.engine].form]),
             )
             for index, variant in enumerate(VARIANTS)
             for m in of[variant]
@@ -153,6 +166,7 @@ def report(job: Job, again: bool = False) -> Report:
             Report(
                 target=job.target, rows=rows, verdict=verdict, comparisons=comparisons, left_out=run.left_out,
                 notes=notes, environment=environment, inputs=job.sha256,
+                tuned=read_json(job.shop / "tune.json", Tune, EdgepruneError).candidates,
                 **figures(job, work, run, checked, plan, verdict),
             ),
         )  # fmt: skip
@@ -181,8 +195,8 @@ def bundle(job: Job, report: Report) -> None:
     def act(work: Path) -> None:
         import shutil
 
+        from edgeprune.export.cuts import tensor_specs_of
         from edgeprune.export.engine import engine_file
-        from edgeprune.export.onnx import tensor_specs
 
         made = work / "bundle"
         shutil.rmtree(made, ignore_errors=True)
@@ -194,15 +208,16 @@ def bundle(job: Job, report: Report) -> None:
             made.mkdir(parents=True)
             engine, kit = pack_kit(job, precision, made)
         else:
-            shutil.copytree(job.shop / f"engines/{folder_of(job, 'pruned', precision)}", made)
+            shutil.copytree(forms_of(job, "pruned", precision)[row[build].form], made)
             engine, kit = engine_file(artifact(made)).relative_to(made).as_posix(), None
-        specs = tensor_specs(graph)
+        specs = tensor_specs_of(graph, row[build].form)
         manifest = Bundle(
             target=job.target,
             profile=job.profile,
             architecture=report.environment["machine"],
             precision=precision,
             settings=row[build].settings,
+            form=row[build].form,
             engine=engine,
             kit=kit,
             files=tuple(
@@ -228,6 +243,11 @@ def bundle(job: Job, report: Report) -> None:
         reads={"report": job.shop / "report.json", **engine_files(job), "names": sorted(job.data.names.items())},
         makes=("bundle",),
     )  # fmt: skip
+
+
+def _numbers(job: Job) -> dict[str, object]:
+    """What of each engine's choice its accuracy may depend on."""
+    return {name: [c.form.model_dump(), c.settings.numbers] for name, c in sorted(choices(job).items())}
 
 
 def _notes(job: Job) -> tuple[str, ...]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from edgeprune.job import Job
 from edgeprune.records import files
@@ -17,11 +16,9 @@ from edgeprune.records.model import ModelFiles
 from edgeprune.records.target import own_file
 from edgeprune.schedule import Phase
 from edgeprune.stages.board import kits, parent_artifact, place
-from edgeprune.stages.common import folder_of, versions
+from edgeprune.stages.common import folder_of, form_name, forms_folder, versions
 from edgeprune.stages.latency import clock as latency_clock
-
-if TYPE_CHECKING:
-    pass
+from edgeprune.version import __version__
 
 
 def admit(job: Job) -> ModelFiles:
@@ -334,7 +331,7 @@ def export_quantized(job: Job, model: ModelFiles, again: bool = False) -> None:
 
 
 def to_engine(job: Job, name: str, onnx_file: str, again: bool, half: bool = False) -> None:
-    """engines/NAME: what the target's runtime loads."""
+    """engines/NAME: what the target's runtime loads; engines/NAME@forms: the same in other forms, if they are raced."""
 
     def act(work: Path) -> None:
         from edgeprune.export.engine import build_engine, refuse_misread
@@ -348,19 +345,32 @@ def to_engine(job: Job, name: str, onnx_file: str, again: bool, half: bool = Fal
             half=half,
         )  # fmt: skip
 
-    job.shop.stage(
-        f"export {name} to {job.profile.runtime}", act,
-        reads={
-            "onnx": job.shop / onnx_file, "architecture": job.architecture, "half": half,
-            **versions(job.profile.runtime),
-        },
-        makes=(f"engines/{name}",), force=again,
-    )  # fmt: skip
+    def other_forms(work: Path) -> None:
+        from edgeprune.export.cuts import forms_of
+        from edgeprune.export.engine import build_engine
+
+        (work / forms_folder(name)).mkdir(parents=True)
+        for form in forms_of(job.shop / onnx_file, job.profile.runtime):
+            if not form.stock:
+                folder = work / forms_folder(name) / form_name(form)
+                folder.mkdir()
+                build_engine(
+                    job.profile.runtime, job.shop / onnx_file, folder, job.architecture, quantized=name == "quantized",
+                    half=half, form=form,
+                )  # fmt: skip
+
+    reads = {
+        "onnx": job.shop / onnx_file, "architecture": job.architecture, "half": half, **versions(job.profile.runtime),
+    }  # fmt: skip
+    job.shop.stage(f"export {name} to {job.profile.runtime}", act, reads=reads, makes=(f"engines/{name}",), force=again)
+    if job.profile.races_forms:
+        job.shop.stage(
+            f"export other forms of {name}", other_forms,
+            reads={**reads, "edgeprune": __version__}, makes=(forms_folder(name),), force=again,
+        )  # fmt: skip
 
 
 def _lineage(job: Job, variant: str, checkpoint: Path) -> dict[str, str]:
-    from edgeprune.version import __version__
-
     return {
         "version": __version__, "variant": variant, "model_sha256": job.sha256["model"],
         "checkpoint_sha256": files.sha256_file(checkpoint),

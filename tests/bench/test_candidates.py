@@ -36,7 +36,7 @@ def test_everything_is_raced_with_everything_once() -> None:
     asked = profile(threads=[1, 2, 0], affinity=["free", "pinned"], spinning=[True, False])
     found, left_out = candidates(asked, (3, 2, 1, 0))
     assert asks_for_choice(asked)
-    assert len(found) == len(set(found)) == 12
+    assert len(found) == len(set(found)) == 10  # 2 with a thread alone, which neither spins nor doesn't
     assert left_out == ()
     assert {s.cores for s in found} == {(), (3,), (3, 2), (3, 2, 1, 0)}
     assert found[0] == Settings(threads=1)
@@ -48,11 +48,45 @@ def test_more_threads_than_cores_are_left_out_with_a_sentence() -> None:
     assert left_out == ("4 threads: the device has 2 cores for them", "4 threads: 5 are 1 core for them")
 
 
+def test_more_streams_than_threads_are_left_out_with_a_sentence() -> None:
+    asked = profile(runtime="openvino", threads=[1, 0], streams=[0, 2, 4], hints=["latency", "throughput"])
+    found, left_out = candidates(asked, (1, 0))
+    assert {(s.threads, s.streams) for s in found} == {(1, 0), (0, 0), (0, 2)}
+    assert len(found) == 6
+    assert left_out == (
+        "2 streams: 1 thread can't run so many side by side", "4 streams: 1 thread can't run so many side by side",
+        "4 streams: 2 threads can't run so many side by side",
+    )  # fmt: skip
+
+
+def test_levels_and_arena_are_raced_with_the_rest_and_every_candidate_has_words_of_its_own() -> None:
+    asked = profile(threads=[1, 2], spinning=[True, False], optimization=["all", "extended", "basic"], arena=[1, 0])
+    found, _ = candidates(asked, (1, 0))
+    assert len(found) == 18
+    assert len({s.words() for s in found}) == 18
+    assert found[0] == asked.settings == Settings(threads=1)
+
+
+def test_forms_are_raced_on_cpus_unless_the_target_says_otherwise() -> None:
+    assert profile().races_forms
+    assert not profile(forms="stock").races_forms
+    assert not profile(runtime="openvino", plugin="GPU").races_forms
+    assert profile(runtime="openvino", plugin="GPU", forms="race").races_forms
+    assert not profile(runtime="tensorrt", precisions=["fp16"], quantization={"activations": "symmetric"}).races_forms
+
+
 @pytest.mark.parametrize(
     ("keys", "says"),
     [
         ({"plugin": "GPU"}, "plugin is for openvino"),
         ({"hints": ["throughput"]}, "hints is for openvino"),
+        ({"streams": [2]}, "streams is for openvino"),
+        ({"runtime": "openvino", "optimization": "basic"}, "optimization is for onnxruntime"),
+        ({"runtime": "openvino", "arena": [True, False]}, "arena is for onnxruntime"),
+        ({"optimization": "most"}, "optimization"),
+        ({"runtime": "openvino", "plugin": "NPU", "streams": 2}, "the plugin is NPU"),
+        ({"runtime": "tensorrt", "precisions": ["fp16"], "forms": "race"}, "a board builds its engines of a kit"),
+        ({"forms": "all"}, "forms"),
         ({"runtime": "openvino", "spinning": False}, "spinning is for onnxruntime"),
         ({"runtime": "openvino", "plugin": "GPU", "threads": [1, 2]}, "the plugin is GPU"),
         ({"runtime": "openvino", "plugin": "NPU", "affinity": "pinned"}, "the plugin is NPU"),

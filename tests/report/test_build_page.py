@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from edgeprune.errors import EdgepruneError
-from edgeprune.records import Benchmark, Load, Report, read_json, write_json
+from edgeprune.records import Benchmark, Load, Report, TuneCandidate, read_json, write_json
 from edgeprune.records.benchmark import Energy
 from edgeprune.report.build_page import name_of, page
 from edgeprune.report.renew import renew
@@ -369,3 +369,23 @@ def test_measuring_a_bundle_renews_the_page_beside_it(tmp_path: Path, explained:
 def _centre(mark: Any) -> tuple[float, float]:
     box = mark.bounding_box()
     return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+
+def test_forms_and_settings_that_lost_stand_on_the_page_with_their_figures(accepted: Built) -> None:
+    latency = accepted.report.rows[0].latency_ms
+    shared = {"engine": "pruned fp32", "latency_ms": latency, "low": 1.0, "high": 1.0}
+    won = TuneCandidate.model_validate(
+        {**shared, "settings": {"threads": 1}, "form": {"input": "pixels"}, "rung": 2, "ratio": 1.0, "chosen": True,
+         "why": "the fastest"}
+    )  # fmt: skip
+    lost = TuneCandidate.model_validate(
+        {**shared, "settings": {"threads": 2, "spinning": False}, "ratio": 1.378, "low": 1.31, "high": 1.42,
+         "chosen": False, "why": "slower"}
+    )  # fmt: skip
+    text = accepted.page(accepted.report.model_copy(update={"tuned": (won, lost)})).decode()
+    part = text[text.index("All 2 forms and settings that were raced before") :]
+    part = part[: part.index("</details>")]
+    for said in ("pixels in", "stock form", "2 threads, not spinning", "1.38", "1.31 to 1.42", "chosen"):
+        assert said in part
+    assert part.count(f"{latency.p50:.2f}") >= 2
+    assert "forms and settings that were raced" not in accepted.page().decode()

@@ -12,12 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime as ort
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from edgeprune.errors import DeviceError
 from edgeprune.records import Settings
 from edgeprune.records.request import Engine
-from edgeprune.runtime.session import no_fp16, open_session
+from edgeprune.records.settings import Hint
+from edgeprune.runtime.openvino import OpenVinoSession
+from edgeprune.runtime.session import no_fp16, open_session, session_options
 from tests.bench.test_measure import net
 
 CORES = sorted(os.sched_getaffinity(0))
@@ -109,10 +114,81 @@ def test_threads_that_dont_spin_leave_the_processor_to_others(tmp_path: Path) ->
     assert float(done.stdout) < 0.02  # seconds; 0.001 measured, and 0.11 to 0.14 where they spin
 
 
+def quantized_pair(file: Path) -> Path:
+    """An ONNX file of a convolution with a Q/DQ pair around it, and an addition of two constants."""
+    f32, weight = np.float32, np.random.default_rng(0).normal(0, 0.1, (16, 3, 3, 3)).astype(np.float32)
+    given = {
+        "w": weight, "s": f32(0.02), "z": np.uint8(128), "ws": f32(0.01), "wz": np.int8(0), "one": f32(1),
+        "two": f32(2),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("Add", ["one", "two"], ["three"]),
+        helper.make_node("Mul", ["x", "three"], ["tripled"]),
+        helper.make_node("QuantizeLinear", ["tripled", "s", "z"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"]),
+        helper.make_node("QuantizeLinear", ["w", "ws", "wz"], ["wq"]),
+        helper.make_node("DequantizeLinear", ["wq", "ws", "wz"], ["wd"]),
+        helper.make_node("Conv", ["d", "wd"], ["c"], pads=[1] * 4),
+        helper.make_node("QuantizeLinear", ["c", "s", "z"], ["cq"]),
+        helper.make_node("DequantizeLinear", ["cq", "s", "z"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes, "n", [helper.make_tensor_value_info("x", TensorProto.FLOAT, (1, 3, 32, 32))],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, (1, 16, 32, 32))],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in given.items()],
+    )  # fmt: skip
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), file)
+    return file
+
+
+def test_each_level_of_onnxruntime_runs_the_operators_that_it_is_for(tmp_path: Path) -> None:
+    """As ONNX Runtime itself writes down what it runs: constants are folded by all, Q/DQ merged by two, and layouts
+    changed by one."""
+    file, ran = quantized_pair(tmp_path / "q.onnx"), {}
+    for level in ("basic", "extended", "all"):
+        options = session_options(ort, Settings(threads=1, optimization=level))
+        options.optimized_model_filepath = str(tmp_path / f"{level}.onnx")
+        ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        ran[level] = {node.op_type for node in onnx.load(tmp_path / f"{level}.onnx").graph.node}
+    assert all("Add" not in operators for operators in ran.values())
+    assert "Conv" in ran["basic"]
+    assert "QLinearConv" not in ran["basic"]
+    assert "QLinearConv" in ran["extended"]
+    assert "Conv" not in ran["all"]
+
+
+def test_arena_and_its_plan_go_together_and_the_engine_computes_the_same_without(tmp_path: Path) -> None:
+    for arena in (True, False):
+        options = session_options(ort, Settings(arena=arena))
+        assert (options.enable_cpu_mem_arena, options.enable_mem_pattern) == (arena, arena)
+    x = np.random.default_rng(1).random((1, 3, 32, 32), dtype=np.float32)
+    file = net(tmp_path / "n.onnx", 3)
+    found = [
+        open_session("onnxruntime", file, "fp32", Settings(threads=1, arena=arena, optimization=level)).run(x)[0]
+        for arena, level in ((True, "all"), (False, "all"), (True, "basic"))
+    ]
+    for other in found[1:]:
+        np.testing.assert_allclose(other, found[0], rtol=1e-4, atol=1e-4)
+
+
+@two_cores
+@pytest.mark.parametrize(("hint", "streams", "has"), [("latency", 0, 1), ("latency", 2, 2), ("throughput", 1, 1)])
+def test_openvino_has_as_many_streams_as_it_was_told(tmp_path: Path, hint: Hint, streams: int, has: int) -> None:
+    """Read back off the compiled model."""
+    file = net(tmp_path / "n.onnx", 2)
+    session = open_session("openvino", file, "fp32", Settings(threads=2, hint=hint, streams=streams))
+    assert isinstance(session, OpenVinoSession)
+    assert session.property_of("NUM_STREAMS") == has
+    assert session.property_of("INFERENCE_NUM_THREADS") == 2
+    assert str(session.property_of("PERFORMANCE_HINT")).endswith(hint.upper())
+    assert session.run(np.zeros((1, 3, 32, 32), np.float32))[0].shape == (1, 16, 32, 32)
+
+
 def test_settings_that_contradict_themselves_are_refused() -> None:
     for wrong in (
         {"cores": (0, 0)}, {"cores": (0,), "threads": 2}, {"plugin": "GPU", "threads": 2},
-        {"plugin": "NPU", "cores": (0,)}, {"threads": 257}, {"hint": "fast"},
+        {"plugin": "NPU", "cores": (0,)}, {"threads": 257}, {"hint": "fast"}, {"optimization": "most"},
+        {"streams": -1}, {"plugin": "NPU", "streams": 1},
     ):  # fmt: skip
         with pytest.raises(ValueError):
             Settings.model_validate(wrong)
