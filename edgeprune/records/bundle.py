@@ -8,6 +8,7 @@ from pydantic import Field
 
 from edgeprune.records.base import Record
 from edgeprune.records.calibration import Sha256
+from edgeprune.records.form import Form
 from edgeprune.records.report import Row
 from edgeprune.records.settings import Settings
 from edgeprune.records.target import TargetProfile
@@ -26,7 +27,7 @@ class TensorSpec(Record):
 
     name: str
     shape: tuple[int, ...]
-    dtype: Literal["float32"]
+    dtype: Literal["float32", "uint8"]
 
 
 class Lineage(Record):
@@ -71,6 +72,8 @@ class Bundle(Record):
     """The precision that won on the target; the runtime is asked for it."""
     settings: Settings | None = None
     """How the runtime is told to run it: what won on the target. None in bundles from before settings were raced."""
+    form: Form = Form()
+    """What goes into the engine and what comes out. Where boxes are decoded outside, the engine's own file says how."""
     engine: str
     """The file among `files` that the runtime loads; with `kit`, the kit's kit.json, which it is built from."""
     kit: KitOrigin | None = None
