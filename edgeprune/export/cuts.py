@@ -3,8 +3,9 @@
 Rules:
 - Head 'runtime': the graph ends with its last convolutions, which are float in every graph (yolo/blocks.py), and
   says in its own metadata how boxes are made of them (records/head.py). Only a head whose decode outside was seen to
-  equal the graph's own is cut off: on random pixels, every anchor. That leaves out, without naming any, end-to-end
-  heads (YOLOv10, 26), RT-DETR, and whatever has more than boxes and scores (masks, keypoints, angles).
+  equal the graph's own is cut off: on random pixels, every anchor. That leaves out, without naming any, heads that are
+  exported end-to-end, RT-DETR, and whatever has more than boxes and scores (masks, keypoints, angles). YOLOv10 and 26,
+  exported with their one-to-many head as edgeprune does, are in.
 - Input 'pixels': (1, height, width, 3) uint8, RGB; the graph moves the axes, casts and divides by 255, as letterbox
   does. Where the first thing that happens to these floats is that they are quantized to uint8 with scale 1/255 and
   zero point 0, the pixels are those integers already, and only the axes are left to move. A quantized graph with

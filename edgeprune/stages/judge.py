@@ -136,6 +136,7 @@ def report(job: Job, again: bool = False) -> Report:
             Row(
                 variant=variant, runtime=m.runtime, precision=m.precision, settings=m.settings,
                 map50_95=accuracy[m.engine].map50_95, map50=accuracy[m.engine].map50, latency_ms=m.latency_ms,
+                parts=m.parts,
                 macs=round(plan.macs[index]), parameters=plan.parameters[index],
                 bytes=_size(job.shop / f"engines/{folder_of(job, variant, m.precision)}"),
             )
