@@ -25,8 +25,10 @@ import onnx
 from onnx import TensorProto, helper
 
 from edgeprune.errors import ExportError
+from edgeprune.export.onnx import tensor_specs
 from edgeprune.export.qdq import Graph
 from edgeprune.export.view import View
+from edgeprune.records import TensorSpec
 from edgeprune.records.form import Form
 from edgeprune.records.head import KEY, Head, Level
 from edgeprune.runtime.decode import every_anchor
@@ -147,6 +149,22 @@ def with_pixels(model: onnx.ModelProto) -> onnx.ModelProto:
     given.CopyFrom(helper.make_tensor_value_info(name, TensorProto.UINT8, (batch, height, width, channels)))
     onnx.checker.check_model(copy)
     return copy
+
+
+def tensor_specs_of(onnx_file: Path, form: Form) -> tuple[TensorSpec, tuple[TensorSpec, ...]]:
+    """The input and the outputs of an engine of that form, for a bundle.
+
+    Raises:
+        ExportError: The model can't have the form.
+    """
+    given, outputs = tensor_specs(onnx_file)
+    if form.head == "runtime":
+        values = without_decode(onnx.load(onnx_file)).graph.output
+        outputs = tuple(TensorSpec(name=value.name, shape=_shape(value), dtype="float32") for value in values)
+    if form.input == "pixels":
+        batch, channels, height, width = given.shape
+        given = TensorSpec(name=given.name, shape=(batch, height, width, channels), dtype="uint8")
+    return given, outputs
 
 
 def _are_pixels(graph: Graph, quantizer: onnx.NodeProto, given: str) -> bool:

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from edgeprune.records.base import Record
 from edgeprune.records.figures import Candidate, LatencyPicture, LayerWidth, Origin, Sample
+from edgeprune.records.form import Form
 from edgeprune.records.golden import GoldenDifference
 from edgeprune.records.measurement import Accuracy, Comparison, Latency, Measurement, Parity, Parts
 from edgeprune.records.settings import Settings
@@ -20,6 +21,8 @@ class Row(Record):
     precision: str
     settings: Settings = Settings()
     """How the runtime was told to run it."""
+    form: Form = Form()
+    """What goes in and what comes out."""
     map50_95: float
     map50: float
     latency_ms: Latency

@@ -6,7 +6,7 @@ End-to-end heads, which output (1, n, 6) boxes that need no suppression, are onl
 
 Where the engine ends with its last convolutions (records/head.py), boxes are made here, and only of anchors with a
 score over the threshold: scores are compared as logits, and of a thousand anchors a handful is left. The rest of the
-way, and the order in which equal scores come, are the same.
+way, and the order in which equal scores come (by anchor, then by class), are the same.
 
 Sources: `non_max_suppression`, `Detect.decode_bboxes`, `DFL` and `dist2bbox` in ultralytics 8.4.190.
 """
@@ -84,10 +84,11 @@ def decode(output: Floats, placed: Letterbox, thresholds: Thresholds = Threshold
         boxes, scores, classes = output[0, :, :4], output[0, :, 4], output[0, :, 5].astype(np.intp)
         chosen = np.flatnonzero(scores > thresholds.score)[: thresholds.max_detections]
         return Detections(_to_image(boxes[chosen], placed), scores[chosen], classes[chosen])
-    classes, anchors = _over(output[0, 4:], thresholds.score)
-    scores = output[0, 4:][classes, anchors]
-    best = np.argsort(-scores, kind="stable")[:MAX_CANDIDATES]
-    boxes = _corners(output[0, :4].T[anchors[best]])
+    flat, count = output[0, 4:].ravel(), output.shape[2]
+    over = np.flatnonzero(flat > np.float32(thresholds.score))
+    (classes, anchors), scores = np.divmod(over, count), flat[over]
+    best = np.lexsort((classes, anchors, -scores))[:MAX_CANDIDATES]
+    boxes = _corners(output[0, :4].take(anchors[best], 1))
     return _chosen(boxes, scores[best], classes[best], placed, thresholds)
 
 
@@ -103,17 +104,23 @@ def decode_raw(
     Returns:
         The detections, those that `decode` makes of the same engine's boxes and scores.
     """
-    lowest = logit(thresholds.score) - MARGIN
-    found = []
+    lowest = np.float32(logit(thresholds.score) - MARGIN)
+    found, first = [], 0
     for level, boxes, logits in _levels(outputs, head):
-        flat = logits.reshape(head.classes, -1)
-        classes, anchors = _over(flat, lowest)
-        raw = boxes.reshape(4 * head.bins, -1)[:, anchors]
-        found.append((raw, _grid(level, logits, anchors), sigmoid(flat[classes, anchors]), classes))
-    raw, grid, scores, classes = (np.concatenate(parts, -1) for parts in zip(*found, strict=True))
-    best = np.argsort(-scores, kind="stable")
+        flat, rows, columns = logits.ravel(), *logits.shape[2:]
+        over = np.flatnonzero(flat > lowest)
+        if len(over):
+            classes, cells = np.divmod(over, rows * columns)
+            raw = boxes.reshape(4 * head.bins, -1).take(cells, 1)
+            found.append((raw, _grid(cells, columns, level.stride), flat[over], classes, first + cells))
+        first += rows * columns
+    if not found:
+        return Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.intp))
+    raw, grid, logits, classes, anchors = (np.concatenate(parts, -1) for parts in zip(*found, strict=True))
+    scores = sigmoid(logits)
+    best = np.lexsort((classes, anchors, -scores))
     best = best[scores[best] > thresholds.score][:MAX_CANDIDATES]
-    boxes = _corners(_boxes(raw[:, best], grid[:, best], head.bins))
+    boxes = _corners(_boxes(raw.take(best, 1), grid.take(best, 1), head.bins))
     return _chosen(boxes, scores[best], classes[best], placed, thresholds)
 
 
@@ -122,8 +129,8 @@ def every_anchor(outputs: Sequence[Floats], head: Head) -> Floats:
     made = []
     for level, boxes, logits in _levels(outputs, head):
         raw, scores = boxes.reshape(4 * head.bins, -1), sigmoid(logits.reshape(head.classes, -1))
-        grid = _grid(level, logits, np.arange(raw.shape[1]))
-        made.append(np.concatenate((_boxes(raw, grid, head.bins).T, scores)))
+        grid = _grid(np.arange(raw.shape[1]), logits.shape[-1], level.stride)
+        made.append(np.concatenate((_boxes(raw, grid, head.bins), scores)))
     return np.concatenate(made, 1)[None].astype(np.float32)
 
 
@@ -182,33 +189,29 @@ def _overlap(
     return found & (classes[one][:, None] == classes[other])
 
 
-def _over(values: Floats, threshold: float) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    """Rows (classes) and columns (anchors) of the values over a threshold, anchor by anchor."""
-    rows, columns = np.divmod(np.flatnonzero(values.ravel() > np.float32(threshold)), values.shape[1])
-    order = np.lexsort((rows, columns))
-    return rows[order], columns[order]
-
-
 def _levels(outputs: Sequence[Floats], head: Head) -> Iterator[tuple[Level, Floats, Floats]]:
     count = len(head.levels)
     return zip(head.levels, outputs[:count], outputs[count:], strict=True)
 
 
-def _grid(level: Level, logits: Floats, anchors: npt.NDArray[np.intp]) -> Floats:
+def _grid(cells: npt.NDArray[np.intp], columns: int, stride: int) -> Floats:
     """Where anchors of a level are, in its cells, and its stride: x, y, stride; shape (3, anchors)."""
-    row, column = np.divmod(anchors, logits.shape[-1])
-    return np.stack((column + 0.5, row + 0.5, np.full(len(anchors), level.stride))).astype(np.float32)
+    grid = np.empty((3, len(cells)), np.float32)
+    grid[1], grid[0] = np.divmod(cells, columns)
+    grid[:2] += np.float32(0.5)
+    grid[2] = stride
+    return grid
 
 
 def _boxes(raw: Floats, grid: Floats, bins: int) -> Floats:
-    """Centre x, centre y, width, height in input pixels, shape (anchors, 4), of raw outputs (4 x bins, anchors)."""
+    """Centre x, centre y, width, height in input pixels, shape (4, anchors), of raw outputs (4 x bins, anchors)."""
     distances = raw
     if bins > 1:
         logits = raw.reshape(4, bins, -1)
         weights = np.exp(logits - logits.max(1, keepdims=True))
         distances = np.einsum("dba,b->da", weights, np.arange(bins, dtype=np.float32)) / weights.sum(1)
     low, high = grid[:2] - distances[:2], grid[:2] + distances[2:]
-    made: Floats = (np.concatenate(((low + high) / 2, high - low)) * grid[2]).T
+    made: Floats = np.concatenate(((low + high) / 2, high - low)) * grid[2]
     return made
 
 
@@ -220,8 +223,10 @@ def _chosen(
 
 
 def _corners(boxes: Floats) -> Floats:
-    half = boxes[:, 2:] / 2
-    return np.concatenate((boxes[:, :2] - half, boxes[:, :2] + half), 1)
+    """x0, y0, x1, y1, shape (n, 4), of centres and sizes, shape (4, n)."""
+    half = boxes[2:] * np.float32(0.5)
+    corners: Floats = np.concatenate((boxes[:2] - half, boxes[:2] + half)).T
+    return corners
 
 
 def _to_image(boxes: Floats, placed: Letterbox) -> Floats:

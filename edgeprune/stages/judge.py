@@ -134,7 +134,7 @@ def report(job: Job, again: bool = False) -> Report:
         accuracy = {a.engine: a for a in checked.accuracy}
         rows = tuple(
             Row(
-                variant=variant, runtime=m.runtime, precision=m.precision, settings=m.settings,
+                variant=variant, runtime=m.runtime, precision=m.precision, settings=m.settings, form=m.form,
                 map50_95=accuracy[m.engine].map50_95, map50=accuracy[m.engine].map50, latency_ms=m.latency_ms,
                 parts=m.parts,
                 macs=round(plan.macs[index]), parameters=plan.parameters[index],
@@ -182,8 +182,8 @@ def bundle(job: Job, report: Report) -> None:
     def act(work: Path) -> None:
         import shutil
 
+        from edgeprune.export.cuts import tensor_specs_of
         from edgeprune.export.engine import engine_file
-        from edgeprune.export.onnx import tensor_specs
 
         made = work / "bundle"
         shutil.rmtree(made, ignore_errors=True)
@@ -197,13 +197,14 @@ def bundle(job: Job, report: Report) -> None:
         else:
             shutil.copytree(job.shop / f"engines/{folder_of(job, 'pruned', precision)}", made)
             engine, kit = engine_file(artifact(made)).relative_to(made).as_posix(), None
-        specs = tensor_specs(graph)
+        specs = tensor_specs_of(graph, row[build].form)
         manifest = Bundle(
             target=job.target,
             profile=job.profile,
             architecture=report.environment["machine"],
             precision=precision,
             settings=row[build].settings,
+            form=row[build].form,
             engine=engine,
             kit=kit,
             files=tuple(

@@ -11,20 +11,24 @@ import onnxruntime
 import pytest
 import yaml
 
+from edgeprune.bench import ask
+from edgeprune.bench.local import LocalBench
 from edgeprune.errors import DeviceError, ExportError
-from edgeprune.export.cuts import forms_of, head_of, with_pixels
+from edgeprune.export.cuts import forms_of, head_of, tensor_specs_of, with_pixels
 from edgeprune.export.engine import build_engine, engine_file
 from edgeprune.export.forms import form as coded
 from edgeprune.export.lint import ARM, X86
 from edgeprune.export.onnx import export_onnx
 from edgeprune.export.qdq import export_qdq
 from edgeprune.quant.calibrate import Image, calibrate
-from edgeprune.records import Scheme, Settings
+from edgeprune.records import BenchRequest, Load, Scheme, Settings
 from edgeprune.records.dataset import read_dataset
 from edgeprune.records.form import Form
+from edgeprune.records.request import Engine
 from edgeprune.runtime.decode import Detections, Thresholds, every_anchor
 from edgeprune.runtime.detector import Detector
-from edgeprune.runtime.preprocess import Floats, Pixels, given, letterbox, read_image
+from edgeprune.runtime.predict import CocoResult
+from edgeprune.runtime.preprocess import Floats, Pixels, given, letterbox, read_image, resizer
 from edgeprune.runtime.session import Session, available, open_session
 from edgeprune.yolo.blocks import float_layers
 from edgeprune.yolo.checkpoint import pack
@@ -213,6 +217,15 @@ def test_an_engine_of_another_form_than_it_is_said_to_have_is_refused(every: Bui
     assert open_session("onnxruntime", made, "fp32").input == "pixels"
 
 
+def test_a_bundle_says_what_goes_in_and_comes_out(every: Built, tmp_path: Path) -> None:
+    for form in ALL:
+        session = opened(every.file, tmp_path, "onnxruntime", "int8", form, f"{form.input}{form.head}")
+        given, outputs = tensor_specs_of(every.file, form)
+        found = session.run(np.zeros(given.shape, given.dtype))
+        said = {spec.name: spec.shape for spec in outputs}
+        assert said == {name: value.shape for name, value in zip(session.output_names, found, strict=True)}
+
+
 class Cells:
     """Blood cells: the trained YOLOv8n as float and as quantized graph, and some val images."""
 
@@ -225,6 +238,7 @@ class Cells:
         scheme = Scheme(activations="asymmetric")
         record = calibrate(model, images, scheme, float_layers(model), "percentile", "0" * 64)
         export_qdq(checkpoint, record, self.quantized, 320, 320, {}, like=self.plain)
+        self.paths = data.splits["val"][:4]
         self.images = [read_image(path) for path in data.splits["val"][:4]]
 
 
@@ -260,6 +274,49 @@ def test_every_form_finds_the_same_cells(
             found = other(image)
             assert lost(found, expected, scores=scores, boxes=boxes) == 0
             assert lost(expected, found, scores=scores, boxes=boxes) == 0
+
+
+def test_requests_honour_an_engine_s_form(cells: Cells, tmp_path: Path) -> None:
+    """A race, detections and a load, as every stage asks for them."""
+    engines = []
+    for form in (Form(), Form(input="pixels", head="runtime")):
+        made = build_engine("onnxruntime", cells.plain, _folder(tmp_path / form.head), form=form)
+        engines.append(
+            Engine(
+                name=form.words(), runtime="onnxruntime", precision="fp32", file=str(made), form=form,
+                settings=Settings(threads=1),
+            )
+        )  # fmt: skip
+    bench, shape = LocalBench(), (1, 3, 320, 320)
+    run = ask.race(bench, engines, cells.paths, shape, seed=0, rounds=2, on_round=lambda done, total: None)
+    assert [m.form for m in run.measurements] == [engine.form for engine in engines]
+    assert all(m.parts is not None for m in run.measurements)
+
+    stock, other = (ask.detections(bench, engine, cells.paths, shape) for engine in engines)
+    assert len(stock) > 200
+    assert alike(stock, other)
+
+    load = Load(min_duration_s=0.2, min_queries=4, quick=True)
+    request = BenchRequest(
+        engine=engines[1].file, runtime="onnxruntime", precision="fp32", settings=Settings(threads=1),
+        form=engines[1].form, input_shape=shape, images=tuple(map(str, cells.paths)), load=load,
+    )  # fmt: skip
+    answer = ask.load(bench, request)
+    assert ask.coco(answer.predictions) == other
+    assert answer.run.environment["resize"] == resizer()
+    with pytest.raises(DeviceError, match="another form"):
+        ask.load(bench, request.model_copy(update={"form": Form()}))
+
+
+def alike(one: list[CocoResult], other: list[CocoResult]) -> bool:
+    """The same detections, whatever the order of scores that differ in their last digits."""
+    if len(one) != len(other):
+        return False
+    key = ("image_id", "category_id")
+    rows = [
+        sorted((*(r[k] for k in key), *np.round(r["bbox"], 1), r["score"]) for r in found) for found in (one, other)
+    ]
+    return np.allclose(*map(np.array, rows), atol=0.11)
 
 
 def _folder(path: Path) -> Path:
