@@ -32,7 +32,8 @@ from edgeprune.records.request import Engine
 from edgeprune.runtime.openvino import lacks
 from edgeprune.stages.tune import judge
 from edgeprune.workshop import Listener
-from tests.bench.test_measure import net
+from tests.bench.colours import detector
+from tests.scenes import SIZE
 
 RECIPE = Recipe(
     goal=Goal(macs_ratio=0.5, max_map_drop=0.5), epochs=1, batch=8, importance="l2", torch_device="cpu"
@@ -69,14 +70,14 @@ def report(out: Path, tiny: Path, scenes: Path) -> Report:
 
 def test_the_faster_settings_of_a_real_engine_win(tmp_path: Path, scenes: Path) -> None:
     """Sixteen spinning threads for a net of some microseconds: their waking up alone takes longer than it."""
-    file = net(tmp_path / "n.onnx", 2)
+    file = detector(tmp_path / "n.onnx")
     many, one = Settings(threads=16), Settings(threads=1)
     engines = [
         Engine(name=s.words(), runtime="onnxruntime", precision="fp32", file=str(file), settings=s) for s in (many, one)
     ]
     images = read_dataset(scenes).splits["val"][:2]
     run = ask.race(
-        LocalBench(), engines, images, (1, 3, 32, 32), seed=0, rounds=4, on_round=lambda done, total: None
+        LocalBench(), engines, images, (1, 3, SIZE, SIZE), seed=0, rounds=4, on_round=lambda done, total: None
     )  # fmt: skip
     first, second = judge("n", run)
     assert (first.settings, second.settings) == (one, many)
