@@ -18,7 +18,7 @@ export YOLO_OFFLINE := true
 export ORT_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup targets demo check lint types layers test test-gpu test-pi zoo bench-aa bench-int8 bench-ptq bench-schedules slow schema clean $(TARGETS)
+.PHONY: help setup targets demo check lint types layers test test-gpu test-pi zoo bench-aa bench-forms bench-int8 bench-ptq bench-schedules slow schema clean $(TARGETS)
 
 help: ## this text
 	@echo "make TARGET MODEL=best.pt DATA=data.yaml [RECIPE=recipe.yaml] [CALIBRATION=name] [DEVICE=ssh://user@host] [OUT=build]"
@@ -70,6 +70,9 @@ bench-aa: $(READY) ## an engine raced against itself, 200 times: how often a dif
 
 bench-int8: $(READY) ## INT8 against FP32 on both runtimes, SiLU and ReLU, whole and cut (MODEL, DATA, CALIBRATION)
 	@$(BIN)/python -m tests.int8 speed --model "$(MODEL)" --data "$(DATA)" --calibration "$(CALIBRATION)" $(OPTIONS)
+
+bench-forms: $(READY) ## pixels in or floats, boxes decoded inside or outside: all forms in one race (MODEL, DATA, CALIBRATION)
+	@$(BIN)/python -m tests.forms --model "$(MODEL)" --data "$(DATA)" --calibration "$(CALIBRATION)" $(OPTIONS)
 
 bench-ptq: $(READY) ## what quantization alone costs: mAP in torch and on both runtimes (MODEL, DATA, CALIBRATION)
 	@$(BIN)/python -m tests.int8 ptq --model "$(MODEL)" --data "$(DATA)" --calibration "$(CALIBRATION)" $(OPTIONS)

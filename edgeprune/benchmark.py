@@ -79,7 +79,8 @@ def benchmark(
             engine = Path(folder) / "model.engine"
         request = BenchRequest(
             engine=str(engine.resolve()), runtime=runtime, precision=manifest.precision,
-            settings=manifest.settings or manifest.profile.settings, input_shape=manifest.profile.input_shape,
+            settings=manifest.settings or manifest.profile.settings, form=manifest.form,
+            input_shape=manifest.profile.input_shape,
             images=tuple(str(path.resolve()) for path in dataset.splits["val"]) if dataset else (), camera=camera,
             load=load,
         )  # fmt: skip

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from edgeprune.bench.measure import measure
+from edgeprune.bench.measure import Images, measure
 from edgeprune.calibration.sets import read_calibration
 from edgeprune.errors import EdgepruneError
 from edgeprune.export.engine import build_engine, engine_file
@@ -33,10 +33,12 @@ from edgeprune.quant.fold import fold
 from edgeprune.records import Quantization, Scheme
 from edgeprune.records.dataset import read_dataset
 from edgeprune.records.files import sha256_file
+from edgeprune.records.form import Input
 from edgeprune.records.model import ModelFiles
 from edgeprune.records.request import Engine
+from edgeprune.runtime.decode import Thresholds
 from edgeprune.runtime.predict import predict
-from edgeprune.runtime.preprocess import Floats, letterbox, read_image
+from edgeprune.runtime.preprocess import Floats, Pixels, letterbox, read_image
 from edgeprune.runtime.session import Session, available, open_session
 from edgeprune.train.evaluate import score
 from edgeprune.yolo.blocks import float_layers, swap_activation
@@ -90,12 +92,14 @@ class Bench:
 class InTorch:
     """A model in torch with the face of a session."""
 
-    runtime, output_names = "torch", ("output0",)
+    runtime, cache, output_names = "torch", "none", ("output0",)
+    input: Input = "floats"
+    head = None
 
     def __init__(self, model: torch.nn.Module) -> None:
         self.model = model
 
-    def run(self, images: Floats) -> list[Floats]:
+    def run(self, images: Floats | Pixels) -> list[Floats]:
         with torch.no_grad():
             return [self.model(torch.from_numpy(images)).numpy()]
 
@@ -113,8 +117,8 @@ def speed(arguments: argparse.Namespace) -> None:
                 for precision, file in (("fp32", plain), ("bf16", plain), ("int8", whole)):
                     if precision in profile.precisions and available(runtime, precision) is None:
                         engines.append(Engine.of(profile, f"{net}|{runtime} {precision}", precision, file))
-        pixels = np.concatenate([image.pixels for image in bench.images[:8]])
-        run = measure(engines, pixels, rounds=arguments.rounds, on_round=lambda done, total: None)
+        images = Images(tuple(map(read_image, bench.paths[:8])), bench.size, bench.size, Thresholds(score=0.25))
+        run = measure(engines, images, rounds=arguments.rounds, on_round=lambda done, total: None)
     columns = list(dict.fromkeys(engine.name.split("|")[1] for engine in engines))
     found = {m.engine: m.latency_ms.p50 for m in run.measurements}
     print(f"{'median ms':28}" + "".join(f"{column:>18}" for column in columns))

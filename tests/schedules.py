@@ -17,7 +17,7 @@ from statistics import mean
 
 import yaml
 
-from edgeprune.bench.measure import measure
+from edgeprune.bench.measure import Images, measure
 from edgeprune.errors import EdgepruneError
 from edgeprune.job import find_target
 from edgeprune.pipeline import build
@@ -26,7 +26,8 @@ from edgeprune.records.dataset import read_dataset
 from edgeprune.records.request import Engine
 from edgeprune.records.target import RACED
 from edgeprune.report.console import ConsoleListener
-from edgeprune.runtime.preprocess import letterbox, read_image
+from edgeprune.runtime.decode import Thresholds
+from edgeprune.runtime.preprocess import read_image
 
 SCHEDULES = ("qap", "prune-then-qat", "ptq")
 
@@ -73,11 +74,9 @@ def main() -> None:
             print({name: [round(v, 4) for v in values] for name, values in scores.items()}, flush=True)
     if arguments.stock:
         _stock(arguments, out, scores, engines)
-    images = read_dataset(Path(arguments.data)).splits["val"][:16]
-    import numpy as np
-
-    pixels = np.concatenate([letterbox(read_image(path), *profile.input_shape[2:])[0] for path in images])
-    run = measure([engine for line in engines.values() for engine in line[:1]], pixels)
+    chosen = tuple(map(read_image, read_dataset(Path(arguments.data)).splits["val"][:16]))
+    images = Images(chosen, *profile.input_shape[2:], Thresholds(score=0.25))
+    run = measure([engine for line in engines.values() for engine in line[:1]], images)
     latency = {m.engine.rsplit(" ", 1)[0]: m.latency_ms for m in run.measurements}
     print(f"{'':24} {'mAP50-95':>9} {'lowest':>8} {'highest':>8} {'p50 ms':>7} {'MB':>6}   {profile.runtime}")
     for name, values in scores.items():

@@ -14,7 +14,7 @@ import numpy as np
 
 from edgeprune.bench.board import device_info
 from edgeprune.bench.device import Progress
-from edgeprune.bench.measure import measure
+from edgeprune.bench.measure import Images, measure
 from edgeprune.bench.places import best_first
 from edgeprune.records.benchmark import Prediction
 from edgeprune.records.request import (
@@ -28,18 +28,22 @@ from edgeprune.records.request import (
     RaceAnswer,
     RaceRequest,
 )
+from edgeprune.runtime.decode import Thresholds
 from edgeprune.runtime.pinning import pin
 from edgeprune.runtime.predict import predict
-from edgeprune.runtime.preprocess import letterbox, read_image
+from edgeprune.runtime.preprocess import read_image
 from edgeprune.runtime.session import available, open_graph, open_session
 
 
 def race(request: RaceRequest, folder: Path, on_progress: Progress) -> RaceAnswer:
-    """Measure engines against each other."""
-    images = [letterbox(read_image(folder / image), *request.input_shape[2:])[0] for image in request.images]
+    """Measure detectors against each other, image in to boxes out."""
+    images = Images(
+        tuple(read_image(folder / image) for image in request.images), *request.input_shape[2:],
+        Thresholds(score=request.score, iou=request.iou),
+    )  # fmt: skip
     engines = [_here(engine, folder) for engine in request.engines]
     run = measure(
-        engines, np.concatenate(images), seed=request.seed, rounds=request.rounds,
+        engines, images, seed=request.seed, rounds=request.rounds,
         on_round=lambda done, total: on_progress("race", done, total),
     )  # fmt: skip
     return RaceAnswer(run=run)
@@ -48,7 +52,7 @@ def race(request: RaceRequest, folder: Path, on_progress: Progress) -> RaceAnswe
 def detect(request: PredictRequest, folder: Path, on_progress: Progress) -> PredictAnswer:
     """What an engine finds on images."""
     engine, images = _here(request.engine, folder), [folder / image for image in request.images]
-    session = open_session(engine.runtime, Path(engine.file), engine.precision, engine.settings)
+    session = open_session(engine.runtime, Path(engine.file), engine.precision, engine.settings, form=engine.form)
     found = predict(
         session, images, request.input_shape, on_image=lambda done: on_progress("predict", done, len(images))
     )

@@ -43,11 +43,12 @@ from edgeprune.records.benchmark import (
 )
 from edgeprune.records.files import sha256_file
 from edgeprune.records.request import Engine
-from edgeprune.runtime.decode import Detections, decode
+from edgeprune.runtime.decode import Detections
+from edgeprune.runtime.detector import Detector
 from edgeprune.runtime.pinning import pin
 from edgeprune.runtime.predict import coco_results
-from edgeprune.runtime.preprocess import Floats, Pixels, letterbox, read_image
-from edgeprune.runtime.session import Session, available, open_session
+from edgeprune.runtime.preprocess import Floats, Pixels, given, read_image, resizer
+from edgeprune.runtime.session import available, open_session
 
 #: Decoded images that the timed run draws from take no more memory than this; a Raspberry Pi may have 1 GB in all.
 HELD_BYTES = 256 << 20
@@ -88,13 +89,14 @@ def _bench(
     load, root, engine = request.load, Path(request.sensors_root), folder / request.engine
     settings = request.settings
     paths = [folder / image for image in request.images]
-    first, _ = letterbox(camera.frame() if camera else read_image(paths[0]), *request.input_shape[2:])
+    image = camera.frame() if camera else read_image(paths[0])
+    first, _ = given(image, *request.input_shape[2:], request.form.input)
     begin = time.perf_counter()
-    session = open_session(request.runtime, engine, request.precision, settings)
+    session = open_session(request.runtime, engine, request.precision, settings, form=request.form)
     session.run(first)
     started_ms = (time.perf_counter() - begin) * 1e3
 
-    detector = _Detector(session, hold(paths), (request.input_shape[2], request.input_shape[3]), camera)
+    detector = _Loaded(Detector(session, *request.input_shape[2:]), hold(paths), camera)
     warm_up_s = _warm_up(detector)
     detector.found.clear()
     readings = [sensors.read(root, 0.0, ask=True)]
@@ -167,12 +169,12 @@ def processor_time(stat: str, cpus: set[int]) -> float | None:
     return ticks / os.sysconf("SC_CLK_TCK") if seen and seen == len(cpus) else None
 
 
-class _Detector:
-    """An engine with letterbox and decoding around it, as an application has it."""
+class _Loaded:
+    """A detector with the images that it is to answer."""
 
-    def __init__(self, session: Session, held: list[Pixels], size: tuple[int, int], camera: Camera | None) -> None:
+    def __init__(self, detector: Detector, held: list[Pixels], camera: Camera | None) -> None:
         self.held, self.found = held, dict[int, Detections]()
-        self._session, self._size, self._camera = session, size, camera
+        self.answer, self._camera = detector, camera
 
     @property
     def images(self) -> int:
@@ -183,33 +185,22 @@ class _Detector:
         """Answer a held image, or the camera's next frame; nanoseconds of each part, of the capture last."""
         asked = time.perf_counter_ns()
         image = self._camera.frame() if self._camera else self.held[index]
-        start = time.perf_counter_ns()
-        pixels, placed = letterbox(image, *self._size)
-        ready = time.perf_counter_ns()
-        output = self._session.run(pixels)
-        inferred = time.perf_counter_ns()
-        found = decode(output[0], placed)
-        end = time.perf_counter_ns()
-        parts = (ready - start, inferred - ready, end - inferred)
+        captured = time.perf_counter_ns() - asked
+        found, parts = self.answer.timed(image)
         if self._camera:
-            return (*parts, start - asked)
+            return (*parts, captured)
         self.found.setdefault(index, found)
         return parts
 
     def inference(self, image: Pixels) -> int:
         """Nanoseconds of the inference of any image."""
-        pixels, _ = letterbox(image, *self._size)
+        pixels, _ = self.answer.prepare(image)
         start = time.perf_counter_ns()
-        self._session.run(pixels)
+        self.answer.session.run(pixels)
         return time.perf_counter_ns() - start
 
-    def answer(self, image: Pixels) -> Detections:
-        """Answer any image."""
-        pixels, placed = letterbox(image, *self._size)
-        return decode(self._session.run(pixels)[0], placed)
 
-
-def _warm_up(detector: _Detector) -> float:
+def _warm_up(detector: _Loaded) -> float:
     begin, turn = time.perf_counter(), 0
     while turn < MIN_INFERENCES or time.perf_counter() - begin < WARM_UP_SECONDS:
         detector.sample(turn % detector.images)
@@ -218,7 +209,7 @@ def _warm_up(detector: _Detector) -> float:
 
 
 def _energy(
-    request: BenchRequest, detector: _Detector, root: Path, on_progress: Progress
+    request: BenchRequest, detector: _Loaded, root: Path, on_progress: Progress
 ) -> tuple[Energy | None, tuple[str, ...]]:
     """The pass that power is read in, where there is a sensor; else why not."""
     length = request.load.energy_s
@@ -240,15 +231,18 @@ def _energy(
     return (None, (f"energy: {spent}",)) if isinstance(spent, str) else (spent, ())
 
 
-def _uncached(request: BenchRequest, engine: Path, image: Floats) -> float | None:
+def _uncached(request: BenchRequest, engine: Path, image: Floats | Pixels) -> float | None:
     """The cold start without the cache of compiled models, where there is one."""
     if not request.settings.cache:
         return None
     without = request.settings.model_copy(update={"cache": False})
     return cold_start_ms(
-        Engine(name="again", runtime=request.runtime, precision=request.precision, file=str(engine), settings=without),
+        Engine(
+            name="again", runtime=request.runtime, precision=request.precision, file=str(engine), settings=without,
+            form=request.form,
+        ),
         image,
-    )
+    )  # fmt: skip
 
 
 def _processor_time(root: Path, cpus: set[int]) -> tuple[float, float] | None:
@@ -263,7 +257,7 @@ def _used(before: tuple[float, float] | None, after: tuple[float, float] | None,
     return CpuUse(own_s=after[0] - before[0], busy_s=after[1] - before[1], available_s=available_s)
 
 
-def _held_note(detector: _Detector, paths: Sequence[Path]) -> tuple[str, ...]:
+def _held_note(detector: _Loaded, paths: Sequence[Path]) -> tuple[str, ...]:
     if len(detector.held) == len(paths):
         return ()
     return (f"the timed run drew from the first {len(detector.held)} of {len(paths)} images: what fits in memory",)
@@ -293,5 +287,5 @@ def _environment(root: Path) -> dict[str, str]:
     return (
         environment()
         | ({"nvpmodel": power_mode} if power_mode else {})
-        | {"clocks pinned": pinned_in_words(pinned(root))}
+        | {"clocks pinned": pinned_in_words(pinned(root)), "resize": resizer()}
     )

@@ -1,9 +1,12 @@
 """Latency of several engines in one run, and how they compare.
 
 Rules:
+- A detector is timed from an image's pixels in memory to boxes in that image's pixels: what an application waits for,
+  and the only thing that is the same for engines of all forms. Its parts are timed apart. Anything else is timed from
+  its input tensor to its outputs.
 - All engines are measured in one run, in blocks, in an order that is shuffled anew every round by seed, so
   that drift of the machine falls on all alike. One process an engine, one engine at a time.
-- A block is long enough to be timed well (`BLOCK_SECONDS`), as many inferences for every engine in every
+- A block is long enough to be timed well (`BLOCK_SECONDS`), as many samples for every engine in every
   round as its own speed asks for.
 - Every sample is kept and reported. Warm-up is over before the first block.
 - Two engines are compared by the medians of their blocks, paired by round. Samples within a block are not
@@ -21,6 +24,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +36,10 @@ from edgeprune.errors import DeviceError
 from edgeprune.machine import cores, environment
 from edgeprune.records import BenchRun, Comparison, Latency, Measurement
 from edgeprune.records.files import sha256_file
-from edgeprune.records.measurement import Cache
+from edgeprune.records.measurement import Cache, Parts
 from edgeprune.records.request import Engine
-from edgeprune.runtime.preprocess import Floats
+from edgeprune.runtime.decode import Thresholds
+from edgeprune.runtime.preprocess import Floats, Pixels, resizer
 
 #: Rounds of a full run; with 40 pairs the bootstrap interval of a 2 % difference is usually clear of 1.
 ROUNDS = 40
@@ -42,15 +47,31 @@ ROUNDS = 40
 BLOCK_SECONDS = 0.15
 #: Seconds that each engine runs before anything is recorded.
 WARM_UP_SECONDS = 1.0
-#: Inferences of a block at least.
+#: Samples of a block at least.
 MIN_INFERENCES = 8
 CONFIDENCE = 0.99
 RESAMPLES = 10_000
 
 
+@dataclass(frozen=True)
+class Images:
+    """What detectors are timed on.
+
+    Attributes:
+        pixels: Decoded images, RGB, each of shape (h, w, 3); taken in turn.
+        height, width: Of the detectors' input.
+        thresholds: Of the boxes that are asked for.
+    """
+
+    pixels: tuple[Pixels, ...]
+    height: int
+    width: int
+    thresholds: Thresholds
+
+
 def measure(
     engines: Sequence[Engine],
-    images: Floats,
+    given: Images | Floats,
     *,
     seed: int = 0,
     rounds: int = ROUNDS,
@@ -60,7 +81,8 @@ def measure(
 
     Args:
         engines: At least one.
-        images: Float32 inputs, shape (n, channels, height, width); taken in turn.
+        given: Images for detectors; for other engines float32 inputs, shape (n, channels, height, width), taken in
+            turn.
         rounds: Blocks of every engine.
         on_round: Called with (rounds done, rounds).
 
@@ -71,16 +93,15 @@ def measure(
         DeviceError: An engine that can't be loaded, or a process that died.
     """
     generator = np.random.default_rng(seed)
-    blocks: list[list[tuple[float, ...]]] = [[] for _ in engines]
+    blocks: list[list[_Block]] = [[] for _ in engines]
     order: list[int] = []
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        inputs = Path(folder) / "images.npy"
-        np.save(inputs, images)
-        workers = [stack.enter_context(_worker(engine, inputs)) for engine in engines]
+        told = _told(given, Path(folder))
+        workers = [stack.enter_context(_worker(engine, told)) for engine in engines]
         sizes = [_warm_up(worker) for worker in workers]
         for done in range(rounds):
             for index in generator.permutation(len(engines)).tolist():
-                blocks[index].append(tuple(workers[index].block(sizes[index])))
+                blocks[index].append(workers[index].block(sizes[index]))
                 order.append(index)
             on_round(done + 1, rounds)
         return BenchRun(
@@ -92,25 +113,24 @@ def measure(
                     precision=engine.precision,
                     threads=engine.settings.threads or len(engine.settings.cores) or cores(),
                     settings=engine.settings,
-                    blocks_ms=tuple(own),
-                    latency_ms=summarise([ms for block in own for ms in block]),
+                    form=engine.form,
+                    blocks_ms=tuple(block.ms for block in own),
+                    latency_ms=summarise([ms for block in own for ms in block.ms]),
+                    parts=_parts(own),
                     cold_start_ms=worker.cold_start_ms,
                     cache=worker.cache,
                 )
                 for engine, worker, own in zip(engines, workers, blocks, strict=True)
             ),
-            environment=environment(),
+            environment=environment() | ({"resize": resizer()} if isinstance(given, Images) else {}),
             order=tuple(order),
         )
 
 
-def cold_start_ms(engine: Engine, image: Floats) -> float:
-    """From a fresh process to the engine's first answer, imports left out. image: its input, float32."""
-    with tempfile.TemporaryDirectory() as folder:
-        inputs = Path(folder) / "images.npy"
-        np.save(inputs, image)
-        with _worker(engine, inputs) as worker:
-            return worker.cold_start_ms
+def cold_start_ms(engine: Engine, image: Floats | Pixels) -> float:
+    """From a fresh process to the engine's first answer, imports left out. image: what the engine takes."""
+    with tempfile.TemporaryDirectory() as folder, _worker(engine, _told(image, Path(folder))) as worker:
+        return worker.cold_start_ms
 
 
 def summarise(samples: Sequence[float]) -> Latency:
@@ -145,20 +165,49 @@ def median_interval(ratios: npt.NDArray[np.float64], picks: npt.NDArray[np.int64
     return float(low), float(high)
 
 
+def _told(given: Images | Floats | Pixels, folder: Path) -> dict[str, Any]:
+    """What a worker is told of its inputs, which go into a file."""
+    file = folder / "inputs.npz"
+    if isinstance(given, Images):
+        np.savez(file, *given.pixels)
+        detector = {
+            "height": given.height, "width": given.width, "score": given.thresholds.score, "iou": given.thresholds.iou
+        }  # fmt: skip
+        return {"inputs": str(file), "detector": detector}
+    np.savez(file, *(one[None] for one in given))
+    return {"inputs": str(file), "detector": None}
+
+
+@dataclass(frozen=True)
+class _Block:
+    """One block's samples in milliseconds: each sample's latency, and its parts where there are any."""
+
+    ms: tuple[float, ...]
+    parts: tuple[tuple[float, ...], ...]
+
+
+def _parts(blocks: Sequence[_Block]) -> Parts | None:
+    found = [parts for block in blocks for parts in block.parts]
+    if not found:
+        return None
+    preprocess, inference, postprocess = np.median(found, axis=0).tolist()
+    return Parts(preprocess_ms=preprocess, inference_ms=inference, postprocess_ms=postprocess)
+
+
 class _Worker:
     """A process with one engine in it."""
 
-    def __init__(self, process: subprocess.Popen[str], engine: Engine, inputs: Path) -> None:
+    def __init__(self, process: subprocess.Popen[str], engine: Engine, told: dict[str, Any]) -> None:
         self._process, self._engine = process, engine
-        answer = self._ask({"engine": engine.model_dump(mode="json"), "images": str(inputs)})
+        answer = self._ask({"engine": engine.model_dump(mode="json"), **told})
         self.runtime: str = answer["runtime"]
         self.cold_start_ms: float = answer["cold_start_ms"]
         self.cache: Cache = answer["cache"]
 
-    def block(self, inferences: int) -> list[float]:
-        """Latencies of that many inferences in milliseconds."""
-        samples: list[float] = self._ask({"inferences": inferences})["ms"]
-        return samples
+    def block(self, samples: int) -> _Block:
+        """That many samples."""
+        answer = self._ask({"samples": samples})
+        return _Block(tuple(answer["ms"]), tuple(map(tuple, answer["parts"])))
 
     def _ask(self, question: dict[str, Any]) -> dict[str, Any]:
         assert self._process.stdin is not None
@@ -181,12 +230,12 @@ class _Worker:
 
 
 @contextmanager
-def _worker(engine: Engine, inputs: Path) -> Iterator[_Worker]:
+def _worker(engine: Engine, told: dict[str, Any]) -> Iterator[_Worker]:
     process = subprocess.Popen(
         [sys.executable, "-m", "edgeprune.bench.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     try:
-        yield _Worker(process, engine, inputs)
+        yield _Worker(process, engine, told)
     finally:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -200,10 +249,10 @@ def _worker(engine: Engine, inputs: Path) -> Iterator[_Worker]:
 
 
 def _warm_up(worker: _Worker) -> int:
-    """Run an engine until it is warm; returns how many inferences make a block."""
-    spent, recent = 0.0, [1.0]
+    """Run an engine until it is warm; returns how many samples make a block."""
+    spent, recent = 0.0, tuple[float, ...]()
     while spent < WARM_UP_SECONDS:
-        recent = worker.block(MIN_INFERENCES)
+        recent = worker.block(MIN_INFERENCES).ms
         spent += sum(recent) / 1e3
     return max(MIN_INFERENCES, round(BLOCK_SECONDS * 1e3 / float(np.median(recent))))
 

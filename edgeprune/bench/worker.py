@@ -3,13 +3,16 @@
 Engines alive in one process disturb each other (their thread pools spin), so each gets a process of its
 own and waits, idle, on its standard input while another one's block runs.
 
-Protocol, one JSON object a line: the first line in is the engine and the inputs, the first line out
-{"runtime", "cold_start_ms", "cache"}; then {"inferences": n} is answered by {"ms": [n latencies]}, until the input
-ends. An error is {"error": EdgepruneError's text} and exit code 2.
+Protocol, one JSON object a line: the first line in is {"engine", "inputs": a .npz file, "detector"}, the first line out
+{"runtime", "cold_start_ms", "cache"}; then {"samples": n} is answered by {"ms": [n latencies], "parts"}, until the
+input ends. For a detector, inputs are images' pixels, "detector" is {"height", "width", "score", "iou"}, and "parts"
+are preprocess, inference and postprocess of each sample. Otherwise inputs are what the engine takes, "detector" is null
+and "parts" is empty. An error is {"error": EdgepruneError's text} and exit code 2.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 import time
@@ -19,7 +22,10 @@ import numpy as np
 
 from edgeprune.errors import EdgepruneError
 from edgeprune.records.request import Engine
+from edgeprune.runtime.decode import Thresholds
+from edgeprune.runtime.detector import Detector
 from edgeprune.runtime.pinning import pin
+from edgeprune.runtime.preprocess import given
 from edgeprune.runtime.session import available, open_session
 
 
@@ -29,24 +35,34 @@ def main() -> int:
         engine = Engine.model_validate(request["engine"])
         pin(engine.settings.cores)  # before the runtime comes with threads of its own
         available(engine.runtime, engine.precision, engine.settings.plugin)  # imports it, which cold start leaves out
-        images = np.load(request["images"])
+        with np.load(request["inputs"]) as file:
+            inputs = [file[name] for name in file.files]
+        asked = request["detector"]
+        first = given(inputs[0], asked["height"], asked["width"], engine.form.input)[0] if asked else inputs[0]
         start = time.perf_counter()
-        session = open_session(engine.runtime, Path(engine.file), engine.precision, engine.settings)
-        session.run(images[:1])
+        session = open_session(engine.runtime, Path(engine.file), engine.precision, engine.settings, form=engine.form)
+        session.run(first)
     except EdgepruneError as error:
         _say({"error": str(error)})
         return 2
     _say({"runtime": session.runtime, "cold_start_ms": (time.perf_counter() - start) * 1e3, "cache": session.cache})
-    turn = 0
+    detector = None
+    if asked:
+        thresholds = Thresholds(score=asked["score"], iou=asked["iou"])
+        detector = Detector(session, asked["height"], asked["width"], thresholds)
+    turns = itertools.cycle(inputs)
     for line in sys.stdin:
-        samples = []
-        for _ in range(json.loads(line)["inferences"]):
-            image = images[turn % len(images)][None]
-            turn += 1
+        latencies, parts = [], []
+        for one in itertools.islice(turns, json.loads(line)["samples"]):
+            if detector is not None:
+                spent = detector.timed(one)[1]
+                parts.append([part / 1e6 for part in spent])
+                latencies.append(sum(spent) / 1e6)
+                continue
             begin = time.perf_counter_ns()
-            session.run(image)
-            samples.append((time.perf_counter_ns() - begin) / 1e6)
-        _say({"ms": samples})
+            session.run(one)
+            latencies.append((time.perf_counter_ns() - begin) / 1e6)
+        _say({"ms": latencies, "parts": parts})
     return 0
 
 

@@ -5,6 +5,7 @@ Rules:
 - OpenVINO gets its IR, FP32 weights, in a folder whose name and metadata.yaml make
   `YOLO("…_openvino_model/")` open it. It is read by OpenVINO's own frontend (`Core.read_model`), not by
   the converter tool, which has telemetry.
+- Any of them can be had in another form than the stock one (cuts.py): pixels in, or boxes decoded outside.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ import yaml
 
 from edgeprune.errors import ExportError, missing_package
 from edgeprune.export import forms
-from edgeprune.export.cuts import forms_of
+from edgeprune.export.cuts import with_pixels, without_decode
 from edgeprune.export.half import to_half
 from edgeprune.export.lint import errors, lint, lint_name
 from edgeprune.export.onnx import metadata
 from edgeprune.records.form import Form
+from edgeprune.records.head import KEY
 
 
 def build_engine(
@@ -49,14 +51,19 @@ def build_engine(
     Raises:
         ExportError: The runtime can't convert the file, or the model can't have the form (`cuts.forms_of`).
     """
-    if form not in forms_of(onnx_file, runtime):
-        raise ExportError("The graph has no such form.", where=onnx_file, got=form.words())
-    if not quantized and not half:
+    if not quantized and not half and form.stock:
         return _BUILDERS[runtime](onnx_file, folder)
     with tempfile.TemporaryDirectory() as work:
         formed, model = Path(work) / onnx_file.name, onnx.load(onnx_file)
-        made = to_half(model) if half else forms.form(model, lint_name(runtime, architecture or platform.machine()))
-        formed.write_bytes(made.SerializeToString(deterministic=True))
+        if form.head == "runtime":
+            model = without_decode(model)
+        if quantized:
+            model = forms.form(model, lint_name(runtime, architecture or platform.machine()))
+        elif half:
+            model = to_half(model)
+        if form.input == "pixels":
+            model = with_pixels(model)
+        formed.write_bytes(model.SerializeToString(deterministic=True))
         return _BUILDERS[runtime](formed, folder)
 
 
@@ -91,13 +98,15 @@ def _openvino(onnx_file: Path, folder: Path) -> Path:
     artifact = folder / "model_openvino_model"
     artifact.mkdir()
     try:
-        model = openvino.Core().read_model(str(onnx_file))
+        model, said = openvino.Core().read_model(str(onnx_file)), metadata(onnx_file)
+        if ".".join(KEY) in said:
+            model.set_rt_info(said[".".join(KEY)], list(KEY))
         openvino.save_model(model, str(artifact / "model.xml"), compress_to_fp16=False)
     except RuntimeError as error:
         raise ExportError(
             "OpenVINO can't convert the ONNX file.", where=onnx_file, got=str(error).splitlines()[0]
         ) from error
-    text = yaml.safe_dump({k: plain(v) for k, v in metadata(onnx_file).items()}, sort_keys=True, allow_unicode=True)
+    text = yaml.safe_dump({k: plain(v) for k, v in said.items()}, sort_keys=True, allow_unicode=True)
     (artifact / "metadata.yaml").write_text(text, encoding="utf-8")
     return artifact
 

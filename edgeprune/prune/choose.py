@@ -24,7 +24,7 @@ from edgeprune.prune.ladder import Keeps, Limits, keeps_at, ladders_of, uniform_
 from edgeprune.prune.milp import best
 from edgeprune.prune.search import Rungs, Space, greedy
 from edgeprune.prune.time import Measure, Timing
-from edgeprune.records.choice import Choice, Method, PlannedTime
+from edgeprune.records.choice import Method, PlannedTime, Trial
 
 #: An engine this much faster than its budget could have kept more.
 WINDOW = 0.05
@@ -59,7 +59,7 @@ def choose(
     chosen = _chosen(space, tried, timing)
     total, macs = sum(float(s.sum()) for s in scores.values()), costs.macs(costs.widths)
     choices = tuple(
-        Choice(
+        Trial(
             method=t.method,
             round=t.round,
             predicted_ms=space.ms(t.point),

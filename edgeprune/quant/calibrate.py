@@ -6,7 +6,8 @@ Rules:
 - minmax: the ends. percentile: all but `TAIL` of the values at each end. mse: the range with the least mean
   squared error after rounding. entropy: the range whose rounded distribution has the least Kullback-Leibler
   divergence from the clipped one (Migacz, '8-bit Inference with TensorRT', GTC 2017).
-- SiLU's gate lies in 0..1 and the image in 0..1 whatever was seen.
+- SiLU's gate lies in 0..1 and the image in 0..1 whatever was seen. Asymmetric, the image's scale is then 1/255 and its
+  integers are the pixels.
 - Weights: largest magnitude of every output channel.
 - A value that is no number is refused with the tensor and the image. A tensor that is always zero, a channel whose
   weights are all zero, and an image that stretches many tensors far beyond what the others need are named in the

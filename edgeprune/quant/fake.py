@@ -11,6 +11,9 @@ Rules:
 - Weights are quantized as they are, before BatchNorm. Scales per output channel commute with a scaling of the
   channel, so BatchNorm may live on while training, and folds into weights and scales alike on export: the
   integers that were trained are the integers that are exported.
+- The image's scale doesn't learn where activations are asymmetric: pixels / 255 are 256 numbers, and scale 1/255
+  stands for each of them exactly, so that any other could only lose. And an engine may then take pixels for the
+  integers that they are (export/cuts.py).
 - A tensor is quantized where it is made, once, for all that read it.
 - Right after a cut ranges are not learned but *followed*: a net that was cut to half its MACs needs ranges 20 to 60 %
   wider than its parent's, some of them threefold, and would spend its first epochs training against clipping. Each
@@ -31,7 +34,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from edgeprune.quant.affine import fake_quantize_activation, fake_quantize_weight, scale_for
-from edgeprune.quant.watch import Watch
+from edgeprune.quant.watch import IMAGE, Watch
 from edgeprune.records.quantization import Affine, Quantization
 
 #: Name of the submodule that `attach` adds.
@@ -57,6 +60,7 @@ class Scales(nn.Module):
     learning_rate_factor = 10.0
 
     _activations: torch.Tensor
+    _learns: torch.Tensor
     _weights: torch.Tensor
 
     def __init__(self, record: Quantization, *, follow: bool = False) -> None:
@@ -76,6 +80,10 @@ class Scales(nn.Module):
             point: (order[name], record.activations[name].zero_point) for point, name in record.points.items()
         }
         ends = torch.tensor([len(line) for line in record.weights.values()]).cumsum(0).tolist()
+        learns = torch.ones_like(activations)
+        if IMAGE in self.points and record.scheme.activations == "asymmetric":
+            learns[self.points[IMAGE][0]] = 0
+        self.register_buffer("_learns", learns, persistent=False)
         self.slices = dict(zip(record.weights, zip([0, *ends[:-1]], ends, strict=True), strict=True))
 
     def _apply(self, fn: Any, recurse: bool = True) -> Scales:
@@ -86,7 +94,7 @@ class Scales(nn.Module):
 
     def scales(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Scales of activations and of weights, as they are now."""
-        return self._activations * self.activation.exp(), self._weights * self.weight.exp()
+        return self._activations * (self.activation * self._learns).exp(), self._weights * self.weight.exp()
 
     def move_towards(self, needed: Mapping[int, float]) -> None:
         """Move scales towards what a batch needed: place in `activation` -> scale."""

@@ -8,7 +8,7 @@ from edgeprune.records.benchmark import Benchmark, BenchRequest, DeviceAnswer, L
 from edgeprune.records.board import BoardEngine
 from edgeprune.records.bundle import Bundle, BundleFile, Lineage, TensorSpec
 from edgeprune.records.calibration import CalibrationImage, CalibrationSet
-from edgeprune.records.choice import Choice, PlannedTime
+from edgeprune.records.choice import PlannedTime, Trial
 from edgeprune.records.device_info import CpuFrequency, DeviceInfo
 from edgeprune.records.figures import Block, Box, Candidate, LatencyPicture, LayerWidth, Origin, Sample
 from edgeprune.records.form import Form
@@ -69,6 +69,7 @@ __all__ = [
     "TargetProfile",
     "TensorParity",
     "TensorSpec",
+    "Trial",
     "Tune",
     "TuneCandidate",
     "Verdict",

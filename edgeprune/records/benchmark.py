@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 from edgeprune.records.address import LOCAL
 from edgeprune.records.base import InputShape, Record
 from edgeprune.records.calibration import Sha256
+from edgeprune.records.form import Form
 from edgeprune.records.measurement import Accuracy, Cache, Latency, Milliseconds
 from edgeprune.records.settings import Settings
 from edgeprune.records.target import Precision, Runtime
@@ -55,6 +56,8 @@ class BenchRequest(Record):
     precision: Precision
     settings: Settings = Settings()
     """How the engine is run."""
+    form: Form = Form()
+    """What goes in and what comes out of it."""
     input_shape: InputShape
     images: tuple[str, ...] = ()
     """Image files; their place in this list, from 1, is the image id of the predictions. Empty only with a camera."""

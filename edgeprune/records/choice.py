@@ -13,7 +13,7 @@ from edgeprune.records.base import Record
 Method = Literal["milp", "greedy", "uniform"]
 
 
-class Choice(Record):
+class Trial(Record):
     """Widths that a method chose, what they were thought to take, and what they took."""
 
     method: Method
@@ -37,7 +37,7 @@ class PlannedTime(Record):
     budget_ms: float = Field(gt=0.0)
     whole_ms: float = Field(gt=0.0)
     """The model before this cut, predicted."""
-    choices: tuple[Choice, ...] = Field(min_length=1)
+    choices: tuple[Trial, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _one_chosen(self) -> PlannedTime:
@@ -46,7 +46,7 @@ class PlannedTime(Record):
         return self
 
     @property
-    def chosen(self) -> Choice:
+    def chosen(self) -> Trial:
         return next(choice for choice in self.choices if choice.chosen)
 
     def sentence(self) -> str:

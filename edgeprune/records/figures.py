@@ -54,12 +54,12 @@ class Block(Record):
 
 
 class LatencyPicture(Record):
-    """Every inference of the race, counted; the samples themselves are in bench.json."""
+    """Every sample of the race, counted; the samples themselves are in bench.json."""
 
     edges_ms: tuple[Milliseconds, ...] = Field(min_length=2)
     """Ascending edges of the bins, the same for all engines, equally far apart on a logarithmic axis."""
     counts: dict[str, tuple[Count, ...]]
-    """Engine -> inferences of each bin."""
+    """Engine -> samples of each bin."""
     blocks: tuple[Block, ...]
     """In the order they ran."""
 

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from edgeprune.records.base import Record
 from edgeprune.records.calibration import Sha256
+from edgeprune.records.form import Form
 from edgeprune.records.settings import Settings
 
 Milliseconds = Annotated[float, Field(ge=0)]
@@ -16,7 +17,7 @@ Cache = Literal["none", "empty", "warm"]
 
 
 class Latency(Record):
-    """Percentiles of one inference, milliseconds."""
+    """Percentiles of one sample, milliseconds."""
 
     p50: Milliseconds
     p90: Milliseconds
@@ -26,8 +27,23 @@ class Latency(Record):
     samples: int = Field(ge=1)
 
 
+class Parts(Record):
+    """What a sample's time went into: the median of each part. Medians need not add up to the whole's."""
+
+    preprocess_ms: Milliseconds
+    """An image's pixels into what the engine takes."""
+    inference_ms: Milliseconds
+    """The engine, with as much of the decode as its form leaves to it."""
+    postprocess_ms: Milliseconds
+    """Its outputs into boxes in the image's pixels, suppression included."""
+
+
 class Measurement(Record):
-    """One engine's run. Every sample is kept; nothing is ever dropped."""
+    """One engine's run. Every sample is kept; nothing is ever dropped.
+
+    A detector's sample begins with an image's pixels in memory and ends with boxes in that image's pixels. An engine
+    that is none is timed from its input to its outputs.
+    """
 
     engine: str
     """Which engine: 'parent fp32', 'pruned fp32'."""
@@ -40,9 +56,13 @@ class Measurement(Record):
     threads: int = Field(ge=1)
     settings: Settings = Settings()
     """How the runtime was told to run it."""
+    form: Form = Form()
+    """What went in and what came out."""
     blocks_ms: tuple[tuple[Milliseconds, ...], ...]
-    """Latency of every inference, one tuple a block, blocks in the order they ran."""
+    """Latency of every sample, one tuple a block, blocks in the order they ran."""
     latency_ms: Latency
+    parts: Parts | None = None
+    """None for an engine that isn't a detector, and in runs from before a race was timed from image to boxes."""
     cold_start_ms: Milliseconds
     """From an empty process to the engine's first answer, imports left out."""
     cache: Cache = "none"

@@ -8,7 +8,7 @@ from edgeprune.records.base import Record
 from edgeprune.records.figures import Candidate, LatencyPicture, LayerWidth, Origin, Sample
 from edgeprune.records.form import Form
 from edgeprune.records.golden import GoldenDifference
-from edgeprune.records.measurement import Accuracy, Comparison, Latency, Measurement, Parity
+from edgeprune.records.measurement import Accuracy, Comparison, Latency, Measurement, Parity, Parts
 from edgeprune.records.settings import Settings
 from edgeprune.records.tune import TuneCandidate
 
@@ -27,6 +27,9 @@ class Row(Record):
     map50_95: float
     map50: float
     latency_ms: Latency
+    """Of an image to its boxes where there are `parts`, else of the engine alone."""
+    parts: Parts | None = None
+    """None in reports from before a race was timed from image to boxes."""
     macs: int
     """Multiply-accumulates of one image."""
     parameters: int

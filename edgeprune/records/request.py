@@ -68,13 +68,18 @@ class Engine(Record):
 
 
 class RaceRequest(Record):
-    """Latency of several engines in one run, interleaved."""
+    """Latency of several detectors in one run, interleaved: from an image's pixels to boxes in that image's pixels."""
 
     kind: Literal["race"] = "race"
     engines: tuple[Engine, ...] = Field(min_length=1)
     input_shape: InputShape
     images: tuple[str, ...] = Field(min_length=1)
-    """Image files that each engine infers in turn."""
+    """Image files that each engine answers in turn."""
+    score: float = Field(default=0.25, gt=0, lt=1)
+    """Boxes under it aren't decoded. An application's threshold, the default of Ultralytics' predict: the validator's
+    .001 keeps hundreds of boxes that nobody wants to see."""
+    iou: float = Field(default=0.7, gt=0, lt=1)
+    """Overlap over which the weaker box is suppressed."""
     seed: int = Field(default=0, ge=0)
     """Of the order of blocks."""
     rounds: int = Field(ge=2)

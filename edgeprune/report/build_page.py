@@ -113,9 +113,24 @@ def _key_figures(report: Report) -> Markup:
     ]  # fmt: skip
     return section(
         "figures", "Key figures",
-        lead(f"{name_of(parent)} → {name_of(build)}. Latency is inference alone, one image at a time."),
+        lead(f"{name_of(parent)} → {name_of(build)}. {_what(parent)}{_shares(parent, build)}"),
         tag("dl", tiles, class_="tiles"),
     )  # fmt: skip
+
+
+def _what(row: Row) -> str:
+    if row.parts is None:
+        return "Latency is inference alone, one image at a time."
+    return "Latency is one image at a time, from its pixels in memory to boxes: letterbox, engine, decoding."
+
+
+def _shares(*rows: Row) -> str:
+    """What the time of each went into."""
+    found = [
+        f"{row.parts.preprocess_ms:.2f} + {row.parts.inference_ms:.2f} + {row.parts.postprocess_ms:.2f} ms"
+        for row in rows if row.parts is not None
+    ]  # fmt: skip
+    return f" Medians of these three: {' → '.join(found)}." if found else ""
 
 
 def _change(name: str, before: float, after: float) -> str:
@@ -233,7 +248,7 @@ def _latency(report: Report) -> Markup | None:
     texts |= {"others": "lost"} if "lost" in kinds.values() else {}
     return section(
         "latency", "Latency of the race",
-        lead("Every inference is counted; none was dropped. Both axes are logarithmic, so that a tail shows."),
+        lead("Every sample is counted; none was dropped. Both axes are logarithmic, so that a tail shows."),
         figure(charts.both(lambda width: charts.histogram(picture, shown, width))),
         tag("h3", "Over time"),
         figure(

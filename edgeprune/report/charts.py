@@ -176,7 +176,7 @@ def histogram(picture: LatencyPicture, shown: Mapping[str, tuple[str, Latency]],
     said = "; ".join(f"{e}: p50 {q.p50:.2f}, p90 {q.p90:.2f}, p99 {q.p99:.2f} ms" for e, (_, q) in shown.items())
     return svg(
         width, height, f"Inferences by latency. {said}", parts, below,
-        tag("text", "inferences", class_="label", x=2, y=12),
+        tag("text", "samples", class_="label", x=2, y=12),
         tag("text", "latency, ms", class_="label", x=(LEFT + width - RIGHT) / 2, y=bottom + 35, text_anchor="middle"),
     )  # fmt: skip
 

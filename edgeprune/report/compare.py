@@ -3,7 +3,8 @@
 Rules:
 - A latency stands with its run, device, engine and artifact hash, wherever it stands.
 - Ratios are a run's own: engines of one run took turns, runs didn't. Nothing here divides one run by another.
-- mAP on different data sets, and inference alone beside whole queries, go into different tables, with a sentence.
+- mAP on different data sets, and latencies of different things (a race's images, the queries of a load, in old reports
+  inference alone), go into different tables, with a sentence.
 - Figures that may not be quoted are shown as such.
 """
 
@@ -24,6 +25,7 @@ from edgeprune.report.build_page import name_of
 from edgeprune.report.quotable import doubts, emulated
 
 ALONE = "inference alone"
+WHOLE = "image to boxes, letterbox and decoding included"
 NOTES = {"chosen": "the build", "parent": "the parent"}
 #: Columns that the table may take: a hash that is cut off names nothing.
 WIDTH = 160
@@ -206,7 +208,8 @@ def _of_report(report: Report, file: Path, key: str) -> Run:
 
     data = report.inputs.get("data")
     return Run(
-        key, file, report.target, device_of(report.environment), report.rows[0].runtime, ALONE,
+        key, file, report.target, device_of(report.environment), report.rows[0].runtime,
+        ALONE if any(row.parts is None for row in report.rows) else WHOLE,
         f"data set {data[:12]}" if data else f"the data set of {file}, which doesn't say which",
         report.inputs.get("model"), tuple(entries()),
     )  # fmt: skip

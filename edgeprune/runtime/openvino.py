@@ -27,8 +27,10 @@ import numpy as np
 
 from edgeprune.errors import DeviceError, missing_package
 from edgeprune.machine import cores
+from edgeprune.records.form import Input
+from edgeprune.records.head import KEY, read_head
 from edgeprune.records.settings import Settings
-from edgeprune.runtime.preprocess import Floats
+from edgeprune.runtime.preprocess import Floats, Pixels
 from edgeprune.runtime.rehearse import random_tensor
 
 #: Precision -> what OpenVINO is told to compute in.
@@ -138,12 +140,15 @@ class OpenVinoSession:
             output.get_any_name() if output.get_names() else output.node.friendly_name
             for output in self._compiled.outputs
         )
+        self.input: Input = "pixels" if model.inputs[0].get_element_type() == ov.Type.u8 else "floats"
+        path = list(KEY)
+        self.head = read_head(model.get_rt_info(path).value if model.has_rt_info(path) else None, engine)
 
     def property_of(self, name: str) -> Any:
         """What the compiled model says of itself: NUM_STREAMS, INFERENCE_NUM_THREADS …"""
         return self._compiled.get_property(name)
 
-    def run(self, images: Floats) -> list[Floats]:
+    def run(self, images: Floats | Pixels) -> list[Floats]:
         results = self._request.infer(images, share_inputs=True)
         return [np.array(results[i], dtype=np.float32) for i in range(len(self.output_names))]
 

@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypedDict
 
-from edgeprune.runtime.decode import Detections, Thresholds, decode
-from edgeprune.runtime.preprocess import letterbox, read_image
+from edgeprune.runtime.decode import Detections, Thresholds
+from edgeprune.runtime.detector import Detector
+from edgeprune.runtime.preprocess import read_image
 from edgeprune.runtime.session import Session
 
 
@@ -35,17 +36,16 @@ def predict(
     Args:
         session: A detector's engine.
         images: Files.
-        input_shape: Of the engine: batch (1), channels, height, width.
+        input_shape: Of the model: batch (1), channels, height, width.
         on_image: Called with the number of images done.
 
     Raises:
         DataError: An image that can't be read.
     """
+    detector = Detector(session, *input_shape[2:], thresholds)
     results: list[CocoResult] = []
     for number, path in enumerate(images, 1):
-        pixels, placed = letterbox(read_image(path), input_shape[2], input_shape[3])
-        found = decode(session.run(pixels)[0], placed, thresholds)
-        results += coco_results(number, found)
+        results += coco_results(number, detector(read_image(path)))
         on_image(number)
     return results
 

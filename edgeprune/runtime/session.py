@@ -21,11 +21,13 @@ from typing import Any, Protocol
 
 from edgeprune.errors import DeviceError, EdgepruneError, missing_package
 from edgeprune.machine import cores, text
+from edgeprune.records.form import Form, Input
+from edgeprune.records.head import KEY, Head, read_head
 from edgeprune.records.settings import Settings
 from edgeprune.runtime import tensorrt
 from edgeprune.runtime.openvino import OpenVinoSession, lacks, open_openvino_graph
 from edgeprune.runtime.pinning import first_core_for_me, pin
-from edgeprune.runtime.preprocess import Floats
+from edgeprune.runtime.preprocess import Floats, Pixels
 from edgeprune.runtime.rehearse import random_tensor
 
 
@@ -36,14 +38,19 @@ class Session(Protocol):
         runtime: Library and version.
         output_names: In the order in which `run` returns them.
         cache: Whether a cache of compiled models was used at the start: none, empty, warm.
+        input: What the engine takes.
+        head: How its outputs are decoded outside; None where it decodes them itself.
     """
 
     runtime: str
     cache: str
     output_names: tuple[str, ...]
+    input: Input
+    head: Head | None
 
-    def run(self, images: Floats) -> list[Floats]:
-        """Infer. `images`: float32 in 0..1 of the engine's input shape. Returns every output as float32."""
+    def run(self, images: Floats | Pixels) -> list[Floats]:
+        """Infer. `images`: float32 in 0..1 of shape (1, 3, height, width), or uint8 pixels (1, height, width, 3) where
+        the engine takes these. Returns every output as float32."""
         ...
 
     def rehearsal(self) -> Callable[[], object]:
@@ -51,7 +58,13 @@ class Session(Protocol):
         ...
 
 
-def open_session(runtime: str, engine: Path, precision: str, settings: Settings = Settings()) -> Session:  # noqa: B008
+def open_session(
+    runtime: str,
+    engine: Path,
+    precision: str,
+    settings: Settings = Settings(),  # noqa: B008
+    form: Form | None = None,
+) -> Session:
     """Load an engine. Where its settings hold it to cores, this process is held to them from here on.
 
     Args:
@@ -59,9 +72,11 @@ def open_session(runtime: str, engine: Path, precision: str, settings: Settings 
         engine: The .onnx, .xml or .engine file.
         precision: What to compute in: fp32, fp16, bf16, or int8 (a quantized graph; what is float in it computes in
             FP32 on a CPU, in FP16 on GPU and NPU). A TensorRT engine was built in its own.
+        form: The form that it is said to have; None: whichever it has.
 
     Raises:
-        DeviceError: The runtime isn't installed, can't load the file, or hasn't the precision or the settings.
+        DeviceError: The runtime isn't installed, can't load the file, or hasn't the precision or the settings; or the
+            engine has another form.
     """
     openers: dict[str, Callable[[Path, str, Settings], Session]] = {
         "onnxruntime": OnnxRuntimeSession,
@@ -72,11 +87,15 @@ def open_session(runtime: str, engine: Path, precision: str, settings: Settings 
         raise DeviceError("The engine's file doesn't exist.", where=engine)
     try:
         pin(settings.cores)
-        return openers[runtime](engine, precision, settings)
+        session = openers[runtime](engine, precision, settings)
     except EdgepruneError:
         raise
     except Exception as error:  # each runtime has its own tree of errors, ONNX Runtime's under Exception alone
         raise DeviceError(f"{runtime} can't load the engine.", where=engine, got=str(error).splitlines()[0]) from error
+    has = Form(input=session.input, head="graph" if session.head is None else "runtime")
+    if form not in (None, has):
+        raise DeviceError("The engine has another form.", where=engine, expected=form.words(), got=has.words())
+    return session
 
 
 def open_unoptimised(model: bytes) -> Callable[[dict[str, Floats]], dict[str, Floats]]:
@@ -195,8 +214,10 @@ class OnnxRuntimeSession:
         self._input = self._session.get_inputs()[0].name
         self.runtime = f"onnxruntime {ort.__version__}"
         self.output_names = tuple(output.name for output in self._session.get_outputs())
+        self.input: Input = "pixels" if self._session.get_inputs()[0].type == "tensor(uint8)" else "floats"
+        self.head = read_head(self._session.get_modelmeta().custom_metadata_map.get(".".join(KEY)), engine)
 
-    def run(self, images: Floats) -> list[Floats]:
+    def run(self, images: Floats | Pixels) -> list[Floats]:
         return list(self._session.run(None, {self._input: images}))
 
     def rehearsal(self) -> Callable[[], object]:

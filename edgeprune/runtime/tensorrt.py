@@ -26,8 +26,10 @@ import numpy as np
 
 from edgeprune.errors import DeviceError
 from edgeprune.kit import build_engine
+from edgeprune.records.form import Input
+from edgeprune.records.head import Head
 from edgeprune.records.settings import Settings
-from edgeprune.runtime.preprocess import Floats
+from edgeprune.runtime.preprocess import Floats, Pixels
 from edgeprune.runtime.rehearse import random_tensor
 
 MODULE = "tensorrt"
@@ -40,6 +42,8 @@ class TensorRtSession:
     """An engine of this machine's TensorRT on its GPU, or on a DLA core."""
 
     cache = "none"
+    input: Input = "floats"
+    head: Head | None = None
 
     def __init__(self, engine: Path, precision: str, settings: Settings) -> None:
         trt = import_tensorrt()
@@ -72,7 +76,7 @@ class TensorRtSession:
         self.runtime = f"{MODULE} {trt.__version__}"
         self.output_names = tuple(name for name in names if name not in given)
 
-    def run(self, images: Floats) -> list[Floats]:
+    def run(self, images: Floats | Pixels) -> list[Floats]:
         gpu, host = self._tensors[self._input]
         np.copyto(host, images)
         with in_words():

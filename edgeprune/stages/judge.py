@@ -146,9 +146,9 @@ def report(job: Job, again: bool = False) -> Report:
         accuracy = {a.engine: a for a in checked.accuracy}
         rows = tuple(
             Row(
-                variant=variant, runtime=m.runtime, precision=m.precision, settings=m.settings,
-                form=chosen[m.engine].form,
+                variant=variant, runtime=m.runtime, precision=m.precision, settings=m.settings, form=m.form,
                 map50_95=accuracy[m.engine].map50_95, map50=accuracy[m.engine].map50, latency_ms=m.latency_ms,
+                parts=m.parts,
                 macs=round(plan.macs[index]), parameters=plan.parameters[index],
                 bytes=_size(forms_of(job, variant, m.precision)[chosen[m.engine].form]),
             )

@@ -11,10 +11,15 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from edgeprune.bench.measure import compare, measure, summarise
+from edgeprune.bench.measure import Images, compare, measure, summarise
 from edgeprune.errors import DeviceError
 from edgeprune.records import Measurement, Settings
+from edgeprune.records.form import Form
 from edgeprune.records.request import Engine
+from edgeprune.runtime.decode import Thresholds
+from edgeprune.runtime.preprocess import resizer
+from tests.bench import colours
+from tests.scenes import SIZE
 
 
 def net(file: Path, layers: int, width: int = 16) -> Path:
@@ -37,6 +42,7 @@ def engine(name: str, file: Path) -> Engine:
     return Engine(name=name, runtime="onnxruntime", precision="fp32", file=str(file), settings=Settings(threads=1))
 
 
+IMAGES_64 = np.random.default_rng(0).random((2, 3, SIZE, SIZE), dtype=np.float32)
 IMAGES = np.random.default_rng(0).random((2, 3, 32, 32), dtype=np.float32)
 
 
@@ -53,6 +59,34 @@ def test_a_ten_times_larger_net_is_measured_slower(tmp_path: Path) -> None:
         assert len(m.blocks_ms) == 4
         assert m.runtime.startswith("onnxruntime ")
         assert m.cold_start_ms > 0
+
+
+def test_a_detector_is_timed_from_an_image_to_its_boxes(tmp_path: Path) -> None:
+    small, large = (detector_engine(tmp_path / f"{name}.onnx", name) for name in ("a", "b"))
+    pictures = [np.random.default_rng(n).integers(0, 256, (size, 640, 3), dtype=np.uint8) for n, size in
+                enumerate((480, 64, 333))]  # fmt: skip
+    images = Images(tuple(pictures), SIZE, SIZE, Thresholds(score=0.25))
+    run = measure([small, large], images, rounds=2)
+    for measurement in run.measurements:
+        parts = measurement.parts
+        assert parts is not None
+        assert min(parts.preprocess_ms, parts.inference_ms, parts.postprocess_ms) > 0
+        whole = parts.preprocess_ms + parts.inference_ms + parts.postprocess_ms
+        assert whole == pytest.approx(measurement.latency_ms.p50, rel=0.5)
+        assert max(parts.preprocess_ms, parts.inference_ms) < measurement.latency_ms.p50
+    assert run.environment["resize"] == resizer()
+    assert measure([small], IMAGES_64, rounds=2).measurements[0].parts is None  # not as a detector
+
+
+def test_a_detector_of_another_form_than_asked_for_isn_t_raced(tmp_path: Path) -> None:
+    wrong = detector_engine(tmp_path / "a.onnx", "a").model_copy(update={"form": Form(input="pixels")})
+    images = Images((np.zeros((64, 64, 3), np.uint8),), SIZE, SIZE, Thresholds())
+    with pytest.raises(DeviceError, match="another form"):
+        measure([wrong], images, rounds=2)
+
+
+def detector_engine(file: Path, name: str) -> Engine:
+    return engine(name, colours.detector(file))
 
 
 def test_no_process_is_left_behind(tmp_path: Path) -> None:

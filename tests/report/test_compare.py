@@ -12,6 +12,7 @@ import pytest
 
 from edgeprune.errors import EdgepruneError, ProfileError
 from edgeprune.records import Benchmark, Load, Report, write_json
+from edgeprune.records.measurement import Parts
 from edgeprune.report.compare import gather, quarrels, remarks, tables
 from edgeprune.report.compare_page import page
 from tests.conftest import ROOT
@@ -70,13 +71,17 @@ def test_different_data_sets_and_models_are_kept_apart(runs: dict[str, Path], ac
 
 
 def test_a_bundle_under_load_is_not_set_against_inference_alone(
-    runs: dict[str, Path], measured: Benchmark
+    runs: dict[str, Path], measured: Benchmark, accepted: Built
 ) -> None:  # fmt: skip
     run = measured.run.model_copy(update={"void": ("throttled: too hot",)})
     write_json(runs["here"] / "benchmark.json", measured.model_copy(update={"run": run}))
-    found = gather([str(runs["here"]), str(runs["board"])], Path("nowhere"))
-    assert [run.measures.split(",")[0] for run in found] == ["inference alone", "single-stream", "inference alone"]
-    assert len(tables(found)) == 2
+    parts = Parts(preprocess_ms=0.1, inference_ms=0.7, postprocess_ms=0.2)
+    whole = tuple(row.model_copy(update={"parts": parts}) for row in accepted.report.rows)
+    write_json(runs["other-data"] / "report.json", accepted.report.model_copy(update={"rows": whole}))
+    found = gather([str(runs["here"]), str(runs["board"]), str(runs["other-data"])], Path("nowhere"))
+    measures = ["inference alone", "single-stream", "inference alone", "image to boxes"]
+    assert [run.measures.split(",")[0] for run in found] == measures
+    assert len(tables(found)) == 3
     assert any("latencies are of different things" in sentence for sentence in remarks(found))
     assert quarrels(found) == [("B", "throttled: too hot")]
     assert found[1].entries[0].part == "void"

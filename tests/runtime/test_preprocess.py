@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from edgeprune.errors import DataError
-from edgeprune.runtime.preprocess import letterbox, read_image, resize
+from edgeprune.runtime import preprocess
+from edgeprune.runtime.preprocess import given, letterbox, read_image, resize, resize_by_numpy, resizer
 
 SIZES = [(480, 640), (640, 480), (333, 500), (64, 64), (31, 200), (1000, 17)]
 
@@ -19,10 +20,28 @@ def test_resize_is_opencvs_within_one_level(size: tuple[int, int]) -> None:
     import cv2
 
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
-    for height, width in ((240, 320), (320, 213), (7, 320)):
+    for height, width in ((240, 320), (320, 213), (7, 320), (640, 640)):
         expected = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
-        difference = np.abs(resize(image, height, width).astype(int) - expected)
-        assert difference.max() <= 1
+        for way in (resize, resize_by_numpy):
+            difference = np.abs(way(image, height, width).astype(int) - expected)
+            assert difference.max() <= 1, way
+
+
+def test_without_opencv_numpy_resizes_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    assert resizer().startswith("opencv ")
+    monkeypatch.setattr(preprocess, "_opencv", lambda: None)
+    assert resizer() == f"numpy {np.__version__}"
+    assert np.array_equal(resize(image, 31, 50), resize_by_numpy(image, 31, 50))
+
+
+def test_pixels_are_the_floats_before_they_are_scaled() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    (pixels, placed), (floats, same) = (given(image, 32, 32, kind) for kind in ("pixels", "floats"))
+    assert (pixels.shape, pixels.dtype) == ((1, 32, 32, 3), np.uint8)
+    assert (floats.shape, floats.dtype) == ((1, 3, 32, 32), np.float32)
+    assert placed == same
+    assert np.array_equal(floats, pixels.transpose(0, 3, 1, 2) / np.float32(255))
 
 
 @pytest.mark.parametrize("size", SIZES)

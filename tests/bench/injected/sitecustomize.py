@@ -23,6 +23,7 @@ class _Wrapped:
     def __init__(self, inner: session.Session) -> None:
         self._inner, self._calls, self._known = inner, 0, {}
         self.runtime, self.output_names, self.cache = inner.runtime, inner.output_names, inner.cache
+        self.input, self.head = inner.input, inner.head
 
 
 class _SlowTail(_Wrapped):
@@ -41,8 +42,8 @@ class _Caching(_Wrapped):
         return self._known[key]
 
 
-def _open(runtime, engine, precision, *settings):
-    opened = _open_session(runtime, engine, precision, *settings)
+def _open(runtime, engine, precision, *settings, **form):
+    opened = _open_session(runtime, engine, precision, *settings, **form)
     for fault, wrap in (("FAULT_TAIL", _SlowTail), ("FAULT_CACHE", _Caching)):
         if os.environ.get(fault) == engine.name:
             opened = wrap(opened)
