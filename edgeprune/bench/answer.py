@@ -36,10 +36,12 @@ from edgeprune.runtime.session import available, open_graph, open_session
 
 def race(request: RaceRequest, folder: Path, on_progress: Progress) -> RaceAnswer:
     """Measure engines against each other."""
-    images = [letterbox(read_image(folder / image), *request.input_shape[2:])[0] for image in request.images]
     engines = [_here(engine, folder) for engine in request.engines]
+    shapes = [engine.input_shape or request.input_shape for engine in engines]
+    read = [read_image(folder / image) for image in request.images]
+    images = {shape: np.concatenate([letterbox(image, *shape[2:])[0] for image in read]) for shape in set(shapes)}
     run = measure(
-        engines, np.concatenate(images), seed=request.seed, rounds=request.rounds,
+        engines, [images[shape] for shape in shapes], seed=request.seed, rounds=request.rounds,
         on_round=lambda done, total: on_progress("race", done, total),
     )  # fmt: skip
     return RaceAnswer(run=run)

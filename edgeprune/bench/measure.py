@@ -50,7 +50,7 @@ RESAMPLES = 10_000
 
 def measure(
     engines: Sequence[Engine],
-    images: Floats,
+    images: Floats | Sequence[Floats],
     *,
     seed: int = 0,
     rounds: int = ROUNDS,
@@ -60,7 +60,7 @@ def measure(
 
     Args:
         engines: At least one.
-        images: Float32 inputs, shape (n, channels, height, width); taken in turn.
+        images: Float32 inputs, shape (n, channels, height, width); taken in turn. A list has each engine's own.
         rounds: Blocks of every engine.
         on_round: Called with (rounds done, rounds).
 
@@ -74,9 +74,13 @@ def measure(
     blocks: list[list[tuple[float, ...]]] = [[] for _ in engines]
     order: list[int] = []
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        inputs = Path(folder) / "images.npy"
-        np.save(inputs, images)
-        workers = [stack.enter_context(_worker(engine, inputs)) for engine in engines]
+        own = [images] * len(engines) if isinstance(images, np.ndarray) else images
+        inputs = {id(each): Path(folder) / f"images-{number}.npy" for number, each in enumerate(own)}
+        for each in own:
+            np.save(inputs[id(each)], each)
+        workers = [
+            stack.enter_context(_worker(engine, inputs[id(each)])) for engine, each in zip(engines, own, strict=True)
+        ]
         sizes = [_warm_up(worker) for worker in workers]
         for done in range(rounds):
             for index in generator.permutation(len(engines)).tolist():

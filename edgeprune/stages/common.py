@@ -91,7 +91,9 @@ def engines(job: Job, lacking: Container[str]) -> list[Engine]:
     for variant, precision in asked(job):
         if precision not in lacking:
             made = artifact(job.shop / f"engines/{folder_of(job, variant, precision)}")
-            found.append(Engine.of(job.profile, f"{variant} {precision}", precision, engine_file(made)))
+            engine = Engine.of(job.profile, f"{variant} {precision}", precision, engine_file(made))
+            shape = job.shape_of(variant) if job.resized else None
+            found.append(engine.model_copy(update={"input_shape": shape}))
     return found
 
 
@@ -106,7 +108,8 @@ def engine_files(job: Job) -> dict[str, Any]:
     """What a stage that runs engines reads; settings, which only latency depends on, are for tune and bench to add."""
     profile = job.profile.model_dump(include={"runtime", "precisions", "plugin", "input_shape", "device"})
     there = job.bench.versions(job.profile.runtime)
-    return {"profile": profile, "there": there, **{name: job.shop / f"engines/{name}" for name in folders(job)}}
+    own = {"parent's input": job.own_shape} if job.resized else {}
+    return {"profile": profile, "there": there, **own, **{name: job.shop / f"engines/{name}" for name in folders(job)}}
 
 
 def probe_images(job: Job) -> tuple[Path, ...]:
@@ -114,13 +117,14 @@ def probe_images(job: Job) -> tuple[Path, ...]:
     return job.data.splits["val"][:PROBE_IMAGES]
 
 
-def probes(job: Job, count: int) -> Floats:
-    """Some of them as the engine's input, float32 of shape (count, 3, height, width)."""
+def probes(job: Job, count: int, variant: str = "pruned") -> Floats:
+    """Some of them as a variant's input, float32 of shape (count, 3, height, width)."""
     import numpy as np
 
     from edgeprune.runtime.preprocess import letterbox, read_image
 
-    return np.concatenate([letterbox(read_image(path), *job.image_size)[0] for path in probe_images(job)[:count]])
+    size = job.shape_of(variant)[2:]
+    return np.concatenate([letterbox(read_image(path), *size)[0] for path in probe_images(job)[:count]])
 
 
 def versions(*packages: str) -> dict[str, str]:
