@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgeprune.errors import EdgepruneError, ExportError, ParityError, PlanError, RecipeError
-from edgeprune.job import Job, plan_job, read_recipe
+from edgeprune.job import Job, plan_job
 from edgeprune.pipeline import build
 from edgeprune.records import (
     BenchRun,
@@ -32,6 +32,7 @@ from edgeprune.records import (
 from edgeprune.records.request import Engine
 from edgeprune.records.sweep import Point, Raced
 from edgeprune.report.build_page import name_of
+from edgeprune.stages import offer, page
 from edgeprune.stages.common import engines, lacking, probe_images
 from edgeprune.stages.tune import tuned
 from edgeprune.workshop import Listener, Workshop
@@ -52,11 +53,6 @@ class Order:
     calibration: str | None = None
     device: str | None = None
     listener: Listener | None = None
-
-    @classmethod
-    def of(cls, recipe: Path | str | Recipe | None, **asked: object) -> Order:
-        """The order with its recipe read; raises as `read_recipe` does."""
-        return cls(recipe=read_recipe(recipe), **asked)  # type: ignore[arg-type]
 
     @property
     def name(self) -> str:
@@ -115,6 +111,16 @@ def make(
     verdict = report.verdict
     said = "accepted" if verdict.accepted else "rejected"
     return Made(name, value, folder, changes, report, f"{said}: {'; '.join(verdict.reasons[:2])}", refined)
+
+
+def renew_offers(order: Order, made: Sequence[Made]) -> None:
+    """What rejected builds offer, once all of them are there: those that came after it too."""
+    for each in made:
+        if each.report is not None and not each.accepted:
+            job = order.job(each.folder, each.changes)
+            with job.shop.open():
+                offer(job)
+                page(job)
 
 
 def entrants(order: Order, made: Sequence[Made]) -> list[Engine]:

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgeprune import pipeline
-from edgeprune.curve import Made, Order, Told, entrants, figures, final_race, make, points, standings
+from edgeprune.curve import Made, Order, Told, entrants, figures, final_race, make, points, renew_offers, standings
 from edgeprune.errors import EdgepruneError, PlanError
 from edgeprune.job import Job, read_recipe
 from edgeprune.records import (
@@ -98,6 +98,7 @@ def _choose(order: Order, made: Sequence[Made], on_point: Told) -> Report:
     """Race the builds, and leave the best one in the target's own folder."""
     if not any(m.report for m in made):
         raise PlanError("None of the input sizes can be built.", where="imgsz", got="; ".join(m.why for m in made))
+    renew_offers(order, made)
     shop = Workshop(Path(order.out) / order.name, order.listener)
     with shop.open():
         raced, rows = entrants(order, made), dict[str, Row]()

@@ -13,8 +13,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgeprune.curve import Made, Order, Told, entrants, figures, final_race, make, points, standings
+from edgeprune.curve import Made, Order, Told, entrants, figures, final_race, make, points, renew_offers, standings
 from edgeprune.errors import EdgepruneError, RecipeError
+from edgeprune.job import read_recipe
 from edgeprune.records import Goal, Recipe, Sweep, TargetProfile, read_json, write_json
 from edgeprune.records.base import parse
 from edgeprune.records.goals import KINDS, GoalKind, harder, hardness, short
@@ -56,16 +57,14 @@ def sweep(
         RecipeError: A goal or a kind that there isn't.
         EdgepruneError: Something that no goal could be built with.
     """
-    order = Order.of(
-        recipe, model=model, data=data, target=target, out=out, calibration=calibration, device=device,
-        listener=listener,
-    )  # fmt: skip
+    order = Order(model, data, target, read_recipe(recipe), out, calibration, device, listener)
     found_kind = _kind(kind)
     asked = _goals(goals, found_kind, order.recipe)
     for value, goal in asked.items():  # all that can be wrong in files and names, before the first build
         order.job(folder_of(order, found_kind, value), {"goal": goal})
     made = [_point(order, found_kind, value, goal, on_point) for value, goal in asked.items()]
     made = _refined(order, found_kind, made, refine, on_point)
+    renew_offers(order, made)
     shop = Workshop(Path(out) / order.name, listener)
     with shop.open():
         found = _curve(order, found_kind, made, shop)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from edgeprune import curve, sweep
 from edgeprune.bench import measure
@@ -16,6 +17,7 @@ from edgeprune.records import BenchRun, Goal, Recipe, Report, Sweep, read_json
 from edgeprune.report.pareto import curves_of
 from edgeprune.sweep import between
 from edgeprune.workshop import Listener
+from tests.test_cli import edgeprune as edgeprune_command
 from tests.test_cli import refused
 
 RECIPE = Recipe(goal=Goal(max_map_drop=0.5), epochs=1, batch=8, importance="l2", torch_device="cpu")
@@ -131,6 +133,21 @@ def test_a_second_sweep_runs_nothing_and_another_goal_runs_alone(
     assert {"finetune 1", "verify"} <= set(broken.ran)
     assert not {"admit", "export parent to onnx", "sweep race"} & set(broken.ran)  # the same engine comes of it
     assert after.raced == found.raced
+
+
+def test_the_command_says_what_became_of_it_and_where_it_is(
+    swept: tuple[Path, Sweep, Ear], tmp_path: Path, tiny: Path, scenes: Path, target: str
+) -> None:
+    out, found, _ = swept
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(RECIPE.model_dump(mode="json")))
+    done = edgeprune_command(
+        "sweep", target, "--model", tiny, "--data", scenes, "--out", out, "--kind", "macs_ratio", "--recipe",
+        tmp_path / "recipe.yaml", "--goals", ",".join(map(str, GOALS)),
+    )  # fmt: skip
+    assert done.returncode == (0 if any(p.accepted for p in found.points) else 1), done.stdout + done.stderr
+    assert "finetune" not in done.stdout  # all of it was done before
+    for said in ("small: multiply-accumulates that may stay", "0.4macs pruned fp32", "no build", "sweep.html"):
+        assert said in done.stdout, said
 
 
 def test_a_broken_device_ends_the_sweep(

@@ -219,7 +219,7 @@ def _table(sweep: Sweep) -> Markup:
     return section(
         "points", "Every point",
         lead("Speed is the parent's best engine's time : the engine's, with its 99 % interval, in the final race."),
-        table(f"{sweep.target}, one run", headings, rows, kinds=kinds, words=(1, 9, 10)),
+        table(f"{sweep.target}, one run", headings, rows, kinds=kinds),
     )  # fmt: skip
 
 
