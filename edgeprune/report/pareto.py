@@ -138,10 +138,9 @@ def renew_sweep(shop: Workshop) -> list[Path]:
             found = read_json(shop / record, Sweep, EdgepruneError)
             files.write_bytes(work / name, page(found, others(shop.folder)))
 
-        optional = {"compare": shop / "compare.json"} if (shop / "compare.json").is_file() else {}
         shop.stage(
-            f"page of {record}", act, reads={"record": shop / record, **optional, "edgeprune": __version__},
-            makes=(name,),
+            f"page of {record}", act,
+            reads={"record": shop / record, **comparison_of(shop.folder), "edgeprune": __version__}, makes=(name,),
         )  # fmt: skip
         made.append(shop / name)
     return made
@@ -160,10 +159,16 @@ def curves_of(folder: Path, inputs: dict[str, str]) -> list[Sweep]:
     return found
 
 
+def comparison_of(folder: Path) -> dict[str, Path]:
+    """Where `make compare` put its record of the target of a folder, if it did; for a stage's `reads`."""
+    file = folder.absolute().parent / "compare" / folder.name / "compare.json"
+    return {"compare.json": file} if file.is_file() else {}
+
+
 def others(folder: Path) -> list[PlotPoint]:
-    """Everybody else's exports, where a comparison was made in this folder: of each tool and precision the fastest."""
+    """Everybody else's exports, where they were compared with this build: of each tool and precision the fastest."""
     try:
-        rows = json.loads((folder / "compare.json").read_text("utf-8"))["rows"]
+        rows = json.loads(comparison_of(folder)["compare.json"].read_text("utf-8"))["rows"]
     except (OSError, ValueError, KeyError):
         return []
     fastest: dict[tuple[str, str], Any] = {}

@@ -14,14 +14,14 @@ from edgeprune.errors import EdgepruneError
 from edgeprune.records import Benchmark, Report, files, read_json
 from edgeprune.records.files import sha256_file
 from edgeprune.report.build_page import page
-from edgeprune.report.pareto import curve_section, curves_of, others
+from edgeprune.report.pareto import comparison_of, curve_section, curves_of, others
 from edgeprune.report.samples import pictures
 from edgeprune.version import __version__
 from edgeprune.workshop import Workshop
 
 PAGE = "report.html"
 #: What the page shows beside report.json, where it is there.
-BESIDE = ("benchmark.json", "bundle", "samples", "sweep.json", "sizes.json", "compare.json")
+BESIDE = ("benchmark.json", "bundle", "samples", "sweep.json", "sizes.json")
 
 
 def renew(shop: Workshop, *, force: bool = False) -> Path:
@@ -47,6 +47,8 @@ def renew(shop: Workshop, *, force: bool = False) -> Path:
         )  # fmt: skip
 
     optional = {name: shop / name for name in BESIDE if (shop / name).exists()}
+    if {"sweep.json", "sizes.json"} & set(optional):
+        optional |= comparison_of(shop.folder)
     shop.stage(
         "page", act, reads={"report": shop / "report.json", **optional, "edgeprune": __version__}, makes=(PAGE,),
         force=force,

@@ -78,8 +78,10 @@ def compared(tmp_path: Path) -> Path:
         rival("somebody int8", "int8", 8.0), rival("somebody int8 at its best", "int8", 7.5),
         rival("somebody fp32", "fp32", 11.0), {**rival("ours", "int8", 2.0), "side": "build"},
     ]  # fmt: skip
-    (tmp_path / "compare.json").write_text(json.dumps({"rows": rows}))
-    return tmp_path
+    file = tmp_path / "compare" / "t" / "compare.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps({"rows": rows}))
+    return tmp_path / "t"
 
 
 def test_the_front_is_what_nothing_beats(sweep: Sweep) -> None:
@@ -104,7 +106,7 @@ def test_every_point_has_a_mark_and_others_have_theirs(tabs: Tabs, sweep: Sweep,
     assert count("line.whisker") == 3 * 7
     assert count(".agreed") == count("path.front") == 1
     assert "of a run of their own" in tab.locator("section:has(#curve)").inner_text()
-    assert others(compared / "nowhere") == []
+    assert others(compared.with_name("nowhere")) == []
 
 
 def test_the_front_is_drawn_through_its_points(tabs: Tabs, sweep: Sweep) -> None:
@@ -158,8 +160,29 @@ def test_a_build_shows_the_curve_that_lies_beside_it(tmp_path: Path, tabs: Tabs,
     text = (tmp_path / "t" / "report.html").read_text()
     assert "Builds by speed asked for" in text
     assert tabs(text.encode()).locator("section:has(#sweep) .wide .mark").count() == 5
+    assert "of a run of their own" not in text
     assert curves_of(tmp_path / "t", accepted.report.inputs) == [sweep]
     assert curves_of(tmp_path / "t", accepted.report.inputs | {"data": "0" * 64}) == []
+
+
+def test_a_comparison_that_comes_later_brings_its_marks(
+    tmp_path: Path, sweep: Sweep, accepted: Built, compared: Path
+) -> None:
+    shop = Workshop(compared)
+    with shop.open():
+        write_json(compared / "sweep.json", sweep)
+        write_json(compared / "report.json", accepted.report)
+        file = tmp_path / "compare/t/compare.json"
+        file.rename(file.with_name("later"))
+        renew(shop)
+        renew_sweep(shop)
+        assert shop.ran == ["page", "page of sweep.json"]
+        file.with_name("later").rename(file)
+        renew(shop)
+        renew_sweep(shop)
+        assert shop.ran == ["page", "page of sweep.json"] * 2
+    for name in ("report.html", "sweep.html"):
+        assert "somebody int8" in (compared / name).read_text()
 
 
 def test_a_sweep_without_any_build_has_a_page_all_the_same(tabs: Tabs, sweep: Sweep, accepted: Built) -> None:
