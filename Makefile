@@ -18,7 +18,7 @@ export YOLO_OFFLINE := true
 export ORT_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup targets demo check lint types layers test test-gpu test-pi zoo bench-aa bench-forms bench-int8 bench-ptq bench-schedules slow schema clean $(TARGETS)
+.PHONY: help setup targets demo sweep check lint types layers test test-gpu test-pi zoo bench-aa bench-forms bench-int8 bench-ptq bench-schedules slow schema clean $(TARGETS)
 
 help: ## this text
 	@echo "make TARGET MODEL=best.pt DATA=data.yaml [RECIPE=recipe.yaml] [CALIBRATION=name] [DEVICE=ssh://user@host] [OUT=build]"
@@ -43,6 +43,15 @@ $(TARGETS): $(READY)
 
 targets: $(READY) ## list the targets
 	@$(BIN)/edgeprune targets
+
+sweep: $(READY) ## the curve of mAP over latency for several goals (TARGET, MODEL, DATA, GOALS="1.5,2,3,4"; KIND, REFINE)
+	@test -n "$(TARGET)" || { echo "make sweep: TARGET is missing; one of: $(TARGETS)" >&2; exit 2; }
+	@test -n "$(MODEL)" || { echo "make sweep: MODEL is missing. Say: MODEL=best.pt" >&2; exit 2; }
+	@test -n "$(DATA)" || { echo "make sweep: DATA is missing. Say: DATA=data.yaml" >&2; exit 2; }
+	@test -n "$(GOALS)" || { echo "make sweep: GOALS is missing. Say: GOALS=1.5,2,3,4" >&2; exit 2; }
+	@$(BIN)/edgeprune sweep "$(TARGET)" --model "$(MODEL)" --data "$(DATA)" --goals "$(GOALS)" --out "$(OUT)" \
+		$(if $(KIND),--kind "$(KIND)") $(if $(REFINE),--refine "$(REFINE)") $(if $(RECIPE),--recipe "$(RECIPE)") \
+		$(if $(CALIBRATION),--calibration "$(CALIBRATION)") $(if $(DEVICE),--device "$(DEVICE)")
 
 demo: $(READY) ## the main job on a synthetic data set, nothing downloaded (under 10 minutes on 2 cores)
 	@$(BIN)/edgeprune demo --out "$(OUT)/demo"

@@ -15,14 +15,19 @@ from edgeprune.version import __version__
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
-    from edgeprune.pipeline import build as build
+    from edgeprune.sizes import build as build
+    from edgeprune.sweep import sweep as sweep
 
-__all__ = ["__version__", "build"]
+__all__ = ["__version__", "build", "sweep"]
 
 
 def __getattr__(name: str) -> Any:
     if name == "build":
-        from edgeprune.pipeline import build
+        from edgeprune.sizes import build
 
         return build
+    if name == "sweep":
+        from edgeprune.sweep import sweep
+
+        return sweep
     raise AttributeError(f"module 'edgeprune' has no attribute '{name}'")

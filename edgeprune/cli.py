@@ -20,6 +20,7 @@ from edgeprune.cli_bench import Asked, bench_bundle
 from edgeprune.cli_calibrate import calibrate
 from edgeprune.cli_device import device as devices
 from edgeprune.cli_graph import form, gate, kit, lint
+from edgeprune.cli_sweep import sweep
 from edgeprune.errors import BundleError, EdgepruneError, ExitCode, PlanError, RecipeError
 from edgeprune.records import (
     Benchmark,
@@ -35,6 +36,7 @@ from edgeprune.records import (
     Recipe,
     Record,
     Report,
+    Sweep,
     TargetProfile,
     Tune,
     read_json,
@@ -294,7 +296,7 @@ def apply(
     console.print(f"{out}: MACs {done.macs_ratio:.1%} of the parent's")
 
 
-for command in (form, lint, gate, kit):
+for command in (sweep, form, lint, gate, kit):
     app.command()(command)
 
 
@@ -333,6 +335,7 @@ def schema(
     records: tuple[type[Record], ...] = (
         TargetProfile, Recipe, CalibrationSet, PrunePlan, Quantization, Measurement, Bundle, Report, BenchRequest,
         Benchmark, FleetProfile, Hosts, Kit, BoardEngine, DeviceInfo, Tune,
+        Sweep,
     )  # fmt: skip
     texts = {r.__name__: json.dumps(r.model_json_schema(), indent=2, sort_keys=True) for r in records}
     if out is None:
@@ -364,9 +367,10 @@ def _run(
     until: str, target: str, model: Path, data: Path, recipe: Path | None, out: Path, calibration: str | None,
     device: str | None = None, again: bool = False,
 ) -> None:  # fmt: skip
-    from edgeprune.pipeline import build as story
     from edgeprune.report.console import ConsoleListener
+    from edgeprune.report.pareto import show_sizes
     from edgeprune.report.table import show
+    from edgeprune.sizes import build as story
 
     listener = ConsoleListener(console)
     folder = out / Path(target).stem
@@ -382,11 +386,13 @@ def _run(
         calibration=calibration,
         device=device,
         listener=listener,
+        on_point=lambda said: console.print(said, markup=False),
     )
     if not listener.worked:
         console.print("  nothing to do: every stage was done before with the same inputs")
     if found is None:
         return
+    show_sizes(folder, found, console)
     show(found, console)
     console.print(f"  the whole report: {folder / 'report.json'}, the page: {folder / 'report.html'}")
     if not found.verdict.accepted:

@@ -24,23 +24,28 @@ def one(name: str, out: Path, html: Path | None) -> None:
     if html is not None:
         raise ProfileError("--html writes a comparison.", expected="two runs or more", got=name)
     from edgeprune.report.compare import files_of
+    from edgeprune.report.pareto import show_sizes
     from edgeprune.report.table import show
 
     file = files_of(name, out)[0]
     if file.name == "benchmark.json":
         raise ProfileError("There is no report beside this benchmark.", where=file.parent / "report.json")
-    show(read_json(file, Report, EdgepruneError), console)
+    found = read_json(file, Report, EdgepruneError)
+    show_sizes(file.parent, found, console)
+    show(found, console)
     if file.name == "report.json":
         say_renewed(file.parent)
 
 
 def say_renewed(folder: Path) -> None:
     """Renew a build's page and say where it is; a folder that can't be written isn't worth an error by now."""
+    from edgeprune.report.pareto import renew_sweep
     from edgeprune.report.renew import renew
 
     shop = Workshop(folder)
     try:
         with shop.open():
+            renew_sweep(shop)
             page = renew(shop)
     except DeviceError as error:
         console.print(f"  the page isn't renewed: {error.what} edgeprune report {folder} does it", markup=False)

@@ -42,6 +42,7 @@ class Job:
         bench: Where its engines run.
         calibration: Images that INT8 takes its ranges from; none where the target has no int8.
         calibration_set: Name or YAML of that set, as it was given.
+        own_shape: The target's own input: the parent's, whatever size the recipe asks the build to have.
     """
 
     target: str
@@ -52,6 +53,7 @@ class Job:
     sha256: dict[str, str]
     shop: Workshop
     bench: Bench
+    own_shape: tuple[int, int, int, int]
     calibration: tuple[Path, ...] = ()
     calibration_set: str | None = None
 
@@ -77,8 +79,17 @@ class Job:
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """Height and width of the engine's input in pixels."""
+        """Height and width of the build's input in pixels."""
         return self.profile.input_shape[2], self.profile.input_shape[3]
+
+    def shape_of(self, variant: str) -> tuple[int, int, int, int]:
+        """Input of parent or build: the parent keeps the target's own."""
+        return self.own_shape if variant == "parent" else self.profile.input_shape
+
+    @property
+    def resized(self) -> bool:
+        """Whether the recipe gives the build another input than the target's own."""
+        return self.profile.input_shape != self.own_shape
 
 
 def plan_job(
@@ -90,10 +101,12 @@ def plan_job(
     listener: Listener | None = None,
     calibration: str | None = None,
     device: str | None = None,
+    folder: str | None = None,
 ) -> Job:
     """Check what the user gave.
 
     Args:
+        folder: Name of the build's folder in `out`, instead of the target's.
         calibration: A calibration set's name or YAML, instead of the recipe's.
         device: An address, instead of the target's.
 
@@ -104,28 +117,38 @@ def plan_job(
     name = Path(name).stem
     bench = bench_at(device or profile.device)
     profile = profile.model_copy(update={"device": bench.address})
-    chosen = (
-        recipe if isinstance(recipe, Recipe) else read_yaml(Path(recipe), Recipe, RecipeError) if recipe else Recipe()
-    )
-    model, folder = Path(model), Path(out) / name
+    chosen = read_recipe(recipe)
+    model, place = Path(model), Path(out) / (folder or name)
     if not model.is_file():
         raise CheckpointError("The model file doesn't exist.", where=model, next_step="give MODEL=path/to/best.pt")
     if profile.input_shape[2] != profile.input_shape[3]:
         raise ProfileError("Only square inputs can be fine-tuned.", where=name, got=profile.input_shape)
     dataset = read_dataset(Path(data))
-    _require_space(folder, model)
+    _require_space(place, model)
     sha256 = {
         "model": sha256_file(model),
-        "data": _data_sha256(dataset, folder),
+        "data": _data_sha256(dataset, place),
         "target": hashlib.sha256(to_json(profile)).hexdigest(),
         "recipe": hashlib.sha256(to_json(chosen)).hexdigest(),
     }
+    own_shape, profile = profile.input_shape, _sized(profile, chosen)
     images: tuple[Path, ...] = ()
     calibration_set = (calibration or chosen.calibration) if "int8" in profile.precisions else None
     if "int8" in profile.precisions:
-        images, sha256["calibration"] = _calibration(calibration_set, dataset, profile, name)
-    shop = Workshop(folder, listener)
-    return Job(name, profile, chosen, model, dataset, sha256, shop, bench, images, calibration_set)
+        images, sha256["calibration"] = _calibration(calibration_set, dataset, (own_shape, profile.input_shape), name)
+    shop = Workshop(place, listener)
+    return Job(name, profile, chosen, model, dataset, sha256, shop, bench, own_shape, images, calibration_set)
+
+
+def read_recipe(recipe: Path | str | Recipe | None) -> Recipe:
+    """A recipe as it was given: a YAML's path, the record, or nothing for the defaults.
+
+    Raises:
+        RecipeError: The file is missing or malformed.
+    """
+    if isinstance(recipe, Recipe):
+        return recipe
+    return read_yaml(Path(recipe), Recipe, RecipeError) if recipe else Recipe()
 
 
 def list_targets() -> dict[str, Path]:
@@ -143,7 +166,21 @@ def find_target(name: str) -> TargetProfile:
     return find("targets", "target", name, TargetProfile, ProfileError, advice)
 
 
-def _calibration(name: str | None, data: DataSet, profile: TargetProfile, target: str) -> tuple[tuple[Path, ...], str]:
+def _sized(profile: TargetProfile, recipe: Recipe) -> TargetProfile:
+    """The target with the input that the recipe asks for."""
+    if len(recipe.imgsz) > 1:
+        raise RecipeError(
+            "One build has one input size.", where="imgsz", got=", ".join(map(str, recipe.imgsz)),
+            next_step="edgeprune build races several; give one here",
+        )  # fmt: skip
+    edges = recipe.imgsz * 2 or profile.input_shape[2:]
+    return profile.model_copy(update={"input_shape": (*profile.input_shape[:2], *edges)})
+
+
+def _calibration(
+    name: str | None, data: DataSet, shapes: tuple[tuple[int, int, int, int], ...], target: str
+) -> tuple[tuple[Path, ...], str]:
+    """Its images and its hash. `shapes`: inputs that it may have been chosen for, the target's own first."""
     if name is None:
         raise RecipeError(
             "INT8 needs a calibration set.",
@@ -153,11 +190,11 @@ def _calibration(name: str | None, data: DataSet, profile: TargetProfile, target
             "(make: CALIBRATION=NAME; recipe: calibration: NAME)",
         )
     chosen, images = read_calibration(name, data)
-    if chosen.input_shape != profile.input_shape:
+    if chosen.input_shape not in shapes:
         raise RecipeError(
             "The calibration set was chosen for another input.", where=name,
-            expected=profile.input_shape, got=chosen.input_shape,
-            next_step=f"choose it anew with --input-size {profile.input_shape[2]}",
+            expected=shapes[0], got=chosen.input_shape,
+            next_step=f"choose it anew with --input-size {shapes[0][2]}",
         )  # fmt: skip
     return tuple(images), hashlib.sha256(to_json(chosen)).hexdigest()
 

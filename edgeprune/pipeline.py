@@ -1,4 +1,5 @@
-"""The story of a build, top to bottom: checkpoint in, accepted bundle out.
+"""The story of a build, top to bottom: checkpoint in, accepted bundle out. Several builds beside each other are told of
+in `curve.py`, `sweep.py` (goals) and `sizes.py` (input sizes).
 
 Each line below is a stage of `stages/`. A stage reads and writes files under `out/TARGET/` and is done
 only once for the same inputs; any of them can be asked for alone.
@@ -29,6 +30,7 @@ def build(
     again: bool = False,
     calibration: str | None = None,
     device: str | None = None,
+    folder: str | None = None,
     listener: Listener | None = None,
 ) -> Report | None:
     """Build a target from a trained detector.
@@ -43,6 +45,7 @@ def build(
         again: Run that stage even if it has been done; with bench, the race that chooses forms and settings as well.
         calibration: Calibration set for a target with int8: a name or a YAML; instead of the recipe's.
         device: Where its engines run, instead of where the target says: local, or ssh://user@host.
+        folder: Name of the build's folder in `out`, instead of the target's: builds of one target beside each other.
         listener: Told what happens.
 
     Returns:
@@ -51,7 +54,7 @@ def build(
     Raises:
         EdgepruneError: Something that the user can mend.
     """
-    job = plan_job(model, data, target, recipe, out, listener, calibration, device)
+    job = plan_job(model, data, target, recipe, out, listener, calibration, device, folder)
     wanted = STAGES[: STAGES.index(until) + 1]
 
     def asked(stage: str) -> bool:
@@ -80,7 +83,8 @@ def build(
             stages.bench(job, again=asked("bench"))
         if "report" not in wanted:
             return None
-        report = stages.report(job, again=asked("report"))
+        stages.report(job, again=asked("report"))
+        report = stages.offer(job)
         stages.bundle(job, report)
         stages.page(job, again=asked("report"))
         return report

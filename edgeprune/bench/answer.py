@@ -37,13 +37,12 @@ from edgeprune.runtime.session import available, open_graph, open_session
 
 def race(request: RaceRequest, folder: Path, on_progress: Progress) -> RaceAnswer:
     """Measure detectors against each other, image in to boxes out."""
-    images = Images(
-        tuple(read_image(folder / image) for image in request.images), *request.input_shape[2:],
-        Thresholds(score=request.score, iou=request.iou),
-    )  # fmt: skip
     engines = [_here(engine, folder) for engine in request.engines]
+    shapes = [engine.input_shape or request.input_shape for engine in engines]
+    read, asked = tuple(read_image(folder / image) for image in request.images), Thresholds(request.score, request.iou)
+    images = {shape: Images(read, *shape[2:], asked) for shape in set(shapes)}
     run = measure(
-        engines, images, seed=request.seed, rounds=request.rounds,
+        engines, [images[shape] for shape in shapes], seed=request.seed, rounds=request.rounds,
         on_round=lambda done, total: on_progress("race", done, total),
     )  # fmt: skip
     return RaceAnswer(run=run)

@@ -71,7 +71,7 @@ class Images:
 
 def measure(
     engines: Sequence[Engine],
-    given: Images | Floats,
+    given: Images | Floats | Sequence[Images],
     *,
     seed: int = 0,
     rounds: int = ROUNDS,
@@ -81,8 +81,8 @@ def measure(
 
     Args:
         engines: At least one.
-        given: Images for detectors; for other engines float32 inputs, shape (n, channels, height, width), taken in
-            turn.
+        given: Images for detectors, the same for all or each engine's own; for other engines float32 inputs, shape (n,
+            channels, height, width). They are taken in turn.
         rounds: Blocks of every engine.
         on_round: Called with (rounds done, rounds).
 
@@ -96,8 +96,12 @@ def measure(
     blocks: list[list[_Block]] = [[] for _ in engines]
     order: list[int] = []
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        told = _told(given, Path(folder))
-        workers = [stack.enter_context(_worker(engine, told)) for engine in engines]
+        own = [given] * len(engines) if isinstance(given, (Images, np.ndarray)) else given
+        apart = {id(each): each for each in own}
+        told = {key: _told(each, Path(folder), number) for number, (key, each) in enumerate(apart.items())}
+        workers = [
+            stack.enter_context(_worker(engine, told[id(each)])) for engine, each in zip(engines, own, strict=True)
+        ]
         sizes = [_warm_up(worker) for worker in workers]
         for done in range(rounds):
             for index in generator.permutation(len(engines)).tolist():
@@ -165,9 +169,9 @@ def median_interval(ratios: npt.NDArray[np.float64], picks: npt.NDArray[np.int64
     return float(low), float(high)
 
 
-def _told(given: Images | Floats | Pixels, folder: Path) -> dict[str, Any]:
+def _told(given: Images | Floats | Pixels, folder: Path, number: int = 0) -> dict[str, Any]:
     """What a worker is told of its inputs, which go into a file."""
-    file = folder / "inputs.npz"
+    file = folder / f"inputs-{number}.npz"
     if isinstance(given, Images):
         np.savez(file, *given.pixels)
         detector = {

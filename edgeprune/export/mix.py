@@ -50,6 +50,7 @@ def mix(
     data: DataSet,
     calibration: Sequence[Path],
     max_map_drop: float,
+    parent_shape: tuple[int, int, int, int] | None = None,
     stand_in: str | None = None,
     destination: Path,
     record: Path,
@@ -61,6 +62,7 @@ def mix(
         quantized: The one quantized graph.
         float_graph: The same model in float.
         parent: The parent's artifact, whose accuracy counts.
+        parent_shape: Its input, where that isn't the profile's.
         bench, architecture: Where the target's engines run.
         stand_in: The library, where that isn't the target's: a board that builds its engines runs nothing else.
         max_map_drop: mAP50-95 that may be lost against it.
@@ -71,7 +73,7 @@ def mix(
     layers = Graph(model).quantized_convolutions()
     with tempfile.TemporaryDirectory() as folder:
         trial = _Trial(profile, bench, data, Path(folder))
-        wanted = trial.accuracy(engine_file(parent), profile.floating) - max_map_drop
+        wanted = trial.accuracy(engine_file(parent), profile.floating, parent_shape) - max_map_drop
         whole = trial.accuracy(trial.build(model, architecture))
         found = Mixed(layers=tuple(layers), wanted=wanted, whole=whole, reached=whole, stand_in=stand_in)
         if whole >= wanted or trial.accuracy(trial.build(as_float(model, layers[1:]), architecture)) < wanted:
@@ -131,9 +133,11 @@ class _Trial:
         precision = "int8" if quantized else "fp32"
         return open_session(self._profile.runtime, self.build(model, quantized=quantized), precision)
 
-    def accuracy(self, engine: Path, precision: Precision = "int8") -> float:
+    def accuracy(
+        self, engine: Path, precision: Precision = "int8", shape: tuple[int, int, int, int] | None = None
+    ) -> float:
         asked = Engine.of(self._profile, "trial", precision, engine)
-        results = detections(self._bench, asked, self._data.splits["val"], self._profile.input_shape)
+        results = detections(self._bench, asked, self._data.splits["val"], shape or self._profile.input_shape)
         return score("", self._data, results).map50_95
 
 

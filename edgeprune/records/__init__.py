@@ -17,8 +17,9 @@ from edgeprune.records.measurement import Accuracy, Comparison, Latency, Measure
 from edgeprune.records.plan import LayerKeep, PrunedGroup, PrunePlan
 from edgeprune.records.quantization import Affine, Mixed, Quantization, Scheme
 from edgeprune.records.recipe import Goal, Recipe
-from edgeprune.records.report import BenchRun, Report, Row, Verdict, VerifyRun
+from edgeprune.records.report import BenchRun, Offer, Report, Row, Verdict, VerifyRun
 from edgeprune.records.settings import Settings
+from edgeprune.records.sweep import Sweep
 from edgeprune.records.target import TargetProfile
 from edgeprune.records.tune import Choice, Tune, TuneCandidate
 
@@ -53,6 +54,7 @@ __all__ = [
     "Load",
     "Measurement",
     "Mixed",
+    "Offer",
     "Origin",
     "Parity",
     "PlannedTime",
@@ -66,6 +68,7 @@ __all__ = [
     "Sample",
     "Scheme",
     "Settings",
+    "Sweep",
     "TargetProfile",
     "TensorParity",
     "TensorSpec",

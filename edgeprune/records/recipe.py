@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from edgeprune.errors import RecipeError
 from edgeprune.records.base import Record
@@ -17,6 +17,8 @@ Schedule = Literal["ptq", "prune-then-qat", "qap"]
 Activation = Literal["keep", "relu", "relu6", "hardswish"]
 #: The keys of a goal that say what a build may cost; a recipe gives one of them.
 WAYS = ("macs_ratio", "latency_ms", "speedup", "fps")
+#: Edge of a square input in pixels; the detector's largest stride divides it.
+InputEdge = Annotated[int, Field(ge=32, le=4096, multiple_of=32)]
 
 
 class Goal(Record):
@@ -137,3 +139,18 @@ class Recipe(Record):
     """Keep decoded training images."""
     seed: int = Field(default=0, ge=0)
     """Seed of everything that is random."""
+    imgsz: tuple[InputEdge, ...] = ()
+    """Edge of the build's square input in pixels, multiples of 32, instead of the target's; several are raced, each
+    with the same goal. The parent stays at the target's own. None: the target's."""
+
+    @field_validator("imgsz", mode="before")
+    @classmethod
+    def _alone(cls, value: Any) -> Any:
+        return value if isinstance(value, (list, tuple)) else (value,)
+
+    @field_validator("imgsz")
+    @classmethod
+    def _distinct(cls, sizes: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(sizes)) != len(sizes):
+            raise ValueError("input sizes to race are distinct")
+        return sizes

@@ -9,6 +9,7 @@ from edgeprune.records.figures import Candidate, LatencyPicture, LayerWidth, Ori
 from edgeprune.records.form import Form
 from edgeprune.records.golden import GoldenDifference
 from edgeprune.records.measurement import Accuracy, Comparison, Latency, Measurement, Parity, Parts
+from edgeprune.records.recipe import Goal
 from edgeprune.records.settings import Settings
 from edgeprune.records.tune import TuneCandidate
 
@@ -35,6 +36,23 @@ class Row(Record):
     parameters: int
     bytes: int
     """Size of the file or files that the runtime loads."""
+    image_size: int | None = None
+    """Edge of its square input in pixels; None in reports from before it was written down."""
+
+
+class Offer(Record):
+    """The best plan that does hold, for a build that doesn't: another build of the same parent for the same target."""
+
+    folder: str
+    """Name of its folder, beside the rejected build's."""
+    goal: Goal
+    row: Row
+    """Its figures, from its own report, as all that stand here."""
+    comparison: Comparison
+    """Against the parent's best, in its own run."""
+    map_drop: float
+    why: str
+    """What makes it the best, and that it holds here too."""
 
 
 class Verdict(Record):
@@ -47,6 +65,10 @@ class Verdict(Record):
     """The pair that decided: the best build against the best parent."""
     map_drop: float
     """mAP50-95 of that parent minus that of that build."""
+    offer: Offer | None = None
+    """Of a rejected build: the fastest other one that holds. None where none does, or none is known."""
+    try_next: str | None = None
+    """Of a rejected build: what to ask for instead."""
 
 
 class Report(Record):

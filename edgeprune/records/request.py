@@ -48,6 +48,8 @@ class Engine(Record):
     """How it is run."""
     form: Form = Form()
     """What goes in and what comes out."""
+    input_shape: InputShape | None = None
+    """Its own, where that isn't the request's: engines of several input sizes can be raced in one run."""
 
     @classmethod
     def of(cls, profile: TargetProfile, name: str, precision: Precision, file: Path) -> Engine:

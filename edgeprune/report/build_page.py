@@ -8,11 +8,12 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import yaml
 
 from edgeprune.records import Benchmark, Record, Report, Row
+from edgeprune.records.goals import kind_and_value, words
 from edgeprune.report import charts
 from edgeprune.report.load_page import under_load
 from edgeprune.report.markup import Markup, tag
@@ -24,21 +25,23 @@ KINDS = {"parent": "the parent's best", "chosen": "the build", "lost": "lost"}
 
 
 def page(
-    report: Report, pictures: Mapping[str, bytes], benchmark: Benchmark | None = None, why_not: str | None = None
-) -> bytes:
+    report: Report, pictures: Mapping[str, bytes], benchmark: Benchmark | None = None, why_not: str | None = None,
+    curves: Sequence[Markup | None] = (),
+) -> bytes:  # fmt: skip
     """The page as UTF-8; the same report gives the same bytes.
 
     Args:
         pictures: `Sample.picture` -> JPEG; those that are missing are said to be.
         benchmark: Of this build's bundle.
         why_not: Why a benchmark that is there isn't this bundle's.
+        curves: Sections of the sweeps that lie beside it.
     """
     word = "accepted" if report.verdict.accepted else "rejected"
     return sheet(
         f"{report.target}: {word}",
         tag(
-            "main", _verdict(report), _key_figures(report), _plane(report), _candidates(report), _widths(report),
-            _latency(report), under_load(benchmark, report, why_not), views(report, pictures),
+            "main", _verdict(report), _key_figures(report), _plane(report), curves, _candidates(report),
+            _widths(report), _latency(report), under_load(benchmark, report, why_not), views(report, pictures),
             _parity(report), _environment(report), _reproduce(report),
         ),
     )  # fmt: skip
@@ -81,9 +84,31 @@ def _verdict(report: Report) -> Markup:
             class_="about",
         ),
         tag("ul", [tag("li", reason) for reason in verdict.reasons]),
+        _instead(report),
         spoiled and warning("Not to be quoted", spoiled),
         themes(),
         class_=f"verdict {'yes' if verdict.accepted else 'no'}",
+    )  # fmt: skip
+
+
+def _instead(report: Report) -> Markup | None:
+    """What a rejected build gives: the best plan that does hold, and what to ask for next."""
+    offer, advice = report.verdict.offer, report.verdict.try_next
+    if offer is None and advice is None:
+        return None
+    q = offer and offer.row.latency_ms
+    return tag(
+        "dl",
+        offer and q and (
+            tag("dt", "What does hold"),
+            tag(
+                "dd", tag("b", offer.folder), f", {words(*kind_and_value(offer.goal))}: mAP50-95 "
+                f"{offer.row.map50_95:.4f}, p50 {q.p50:.2f} ms ({offer.row.precision}). It is {offer.why}. Bundle: ",
+                tag("code", f"{offer.folder}/bundle"),
+            ),
+        ),
+        advice and (tag("dt", "What to try"), tag("dd", advice)),
+        class_="reasons",
     )  # fmt: skip
 
 
@@ -286,6 +311,8 @@ def _environment(report: Report) -> Markup:
     content: dict[str, object] = dict(report.environment)
     if report.origin:
         content["input"] = " × ".join(map(str, report.origin.target.input_shape))
+        for edge in report.origin.recipe.imgsz:
+            content["the build's input"] = f"{edge} × {edge}"
         content["scored on"] = f"{report.origin.val_images} images of val"
     content |= {"threads": report.candidates[0].threads} if report.candidates else {}
     return section("environment", "Environment", facts(content))

@@ -28,7 +28,7 @@ class Point:
     """One engine in the plane of latency and accuracy.
 
     Attributes:
-        kind: parent, chosen, lost or void.
+        kind: parent, chosen, lost, void or other (not of the same run).
         ms: p50 with the ends of its interval; None where there is none.
         said: The label's long form.
     """
@@ -46,7 +46,10 @@ def both(draw: Callable[[float], Markup]) -> Markup:
     return join((tag("div", draw(WIDE), class_="wide"), tag("div", draw(NARROW), class_="narrow")))
 
 
-def pareto(points: Sequence[Point], agreed: float | None, width: float, *, log: bool = False) -> Markup:
+def pareto(
+    points: Sequence[Point], agreed: float | None, width: float, *, log: bool = False,
+    front: Sequence[tuple[float, float]] = (),
+) -> Markup:  # fmt: skip
     """Latency across, accuracy up: left and up is better.
 
     Args:
@@ -54,6 +57,7 @@ def pareto(points: Sequence[Point], agreed: float | None, width: float, *, log: 
         agreed: mAP that the build may not fall under; None where nothing was agreed.
         width: Of the picture in pixels.
         log: Whether latency is on a logarithmic axis, for devices that are far apart.
+        front: (ms, mAP) of the points that no other one beats; drawn as the steps that they reach.
     """
     height = 330.0 if width > 500 else 300.0
     times = [ms for p in points for ms in (p.ms, *(p.interval or ()))]
@@ -88,8 +92,17 @@ def pareto(points: Sequence[Point], agreed: float | None, width: float, *, log: 
     said = "; ".join(f"{p.label}: {p.said}" for p in points)
     return svg(
         width, height, f"mAP50-95 over latency. {said}",
-        frame(x, y, "p50 latency, ms", "mAP50-95 (up and left is better)"), line, drawn,
+        frame(x, y, "p50 latency, ms", "mAP50-95 (up and left is better)"), line,
+        front and _steps([(x(ms), y(value)) for ms, value in front], right), drawn,
     )  # fmt: skip
+
+
+def _steps(front: Sequence[tuple[float, float]], right: float) -> Markup:
+    """What is reached with so much time: level until the next point of the front, then up to it."""
+    path = ""
+    for across, up in sorted(front):
+        path += f"H{across:.1f}V{up:.1f}" if path else f"M{across:.1f} {up:.1f}"
+    return tag("path", class_="front", d=f"{path}H{right:.1f}")
 
 
 def _mark(point: Point, x: Scale, spot: tuple[float, float], box: Rectangle) -> Markup:
@@ -112,11 +125,13 @@ def _mark(point: Point, x: Scale, spot: tuple[float, float], box: Rectangle) -> 
 
 
 def shape(kind: str, x: float, y: float) -> Markup:
-    """The mark of an engine: parent a square, chosen a disc, lost a ring, void a cross."""
+    """The mark of an engine: parent a square, chosen a disc, lost a ring, void a cross, other a diamond."""
     if kind == "parent":
         return tag("rect", class_="mark parent", x=x - 5.5, y=y - 5.5, width=11, height=11)
     if kind == "void":
         return tag("path", class_="mark void", d=f"M{x - 5:.1f} {y - 5:.1f}l10 10m0 -10l-10 10")
+    if kind == "other":
+        return tag("path", class_="mark other", d=f"M{x:.1f} {y - 6.5:.1f}l6.5 6.5l-6.5 6.5l-6.5 -6.5z")
     return tag("circle", class_=f"mark {kind}", cx=x, cy=y, r=6.5 if kind == "chosen" else 5)
 
 

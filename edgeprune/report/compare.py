@@ -104,7 +104,7 @@ def files_of(name: str, out: Path) -> list[Path]:
     """The files of one run: a file itself, those of a folder, or those of a target that was built in `out`."""
     if Path(name).is_file() and Path(name).suffix == ".json":
         return [Path(name)]
-    for folder in (Path(name), out / Path(name).stem):
+    for folder in (Path(name), out / name, out / Path(name).stem):
         found = [folder / file for file in ("report.json", "benchmark.json") if (folder / file).is_file()]
         if found:
             return found

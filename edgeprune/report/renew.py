@@ -1,8 +1,8 @@
 """report.html, made or made anew: a stage that needs nothing but the build's own folder.
 
 Rules:
-- It reads report.json, samples/ and, where there is one, benchmark.json; so a benchmark that is made later brings its
-  sections with it, and the data set needn't be there any more.
+- It reads report.json, samples/ and, where they are there, benchmark.json, sweep.json and sizes.json; so what is made
+  later brings its sections with it, and the data set needn't be there any more.
 - A benchmark of another bundle than the one that lies there isn't shown, and the page says so.
 """
 
@@ -14,11 +14,14 @@ from edgeprune.errors import EdgepruneError
 from edgeprune.records import Benchmark, Report, files, read_json
 from edgeprune.records.files import sha256_file
 from edgeprune.report.build_page import page
+from edgeprune.report.pareto import comparison_of, curve_section, curves_of, others
 from edgeprune.report.samples import pictures
 from edgeprune.version import __version__
 from edgeprune.workshop import Workshop
 
 PAGE = "report.html"
+#: What the page shows beside report.json, where it is there.
+BESIDE = ("benchmark.json", "bundle", "samples", "sweep.json", "sizes.json")
 
 
 def renew(shop: Workshop, *, force: bool = False) -> Path:
@@ -35,9 +38,17 @@ def renew(shop: Workshop, *, force: bool = False) -> Path:
     def act(work: Path) -> None:
         report = read_json(shop / "report.json", Report, EdgepruneError)
         benchmark, why_not = benchmark_of(shop.folder)
-        files.write_bytes(work / PAGE, page(report, pictures(shop.folder, report.samples), benchmark, why_not))
+        files.write_bytes(
+            work / PAGE,
+            page(
+                report, pictures(shop.folder, report.samples), benchmark, why_not,
+                [curve_section(curve, others(shop.folder)) for curve in curves_of(shop.folder, report.inputs)],
+            ),
+        )  # fmt: skip
 
-    optional = {name: shop / name for name in ("benchmark.json", "bundle", "samples") if (shop / name).exists()}
+    optional = {name: shop / name for name in BESIDE if (shop / name).exists()}
+    if {"sweep.json", "sizes.json"} & set(optional):
+        optional |= comparison_of(shop.folder)
     shop.stage(
         "page", act, reads={"report": shop / "report.json", **optional, "edgeprune": __version__}, makes=(PAGE,),
         force=force,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from edgeprune.records import Report
+from edgeprune.records.goals import kind_and_value, words
 
 
 def show(report: Report, console: Console) -> None:
@@ -37,3 +39,11 @@ def show(report: Report, console: Console) -> None:
     console.print("[bold green]accepted[/]" if verdict.accepted else "[bold red]rejected[/]")
     for reason in verdict.reasons:
         console.print(f"  {reason}")
+    if verdict.offer:
+        offer, q = verdict.offer, verdict.offer.row.latency_ms
+        console.print(
+            f"  what does hold: [bold]{escape(offer.folder)}[/] ({words(*kind_and_value(offer.goal))}), mAP50-95 "
+            f"{offer.row.map50_95:.4f}, p50 {q.p50:.2f} ms: {escape(offer.why)}"
+        )
+    if verdict.try_next:
+        console.print(f"  what to try: {escape(verdict.try_next)}")

@@ -2,8 +2,9 @@
 
 Rules:
 - The build is set against its parent's *best* engine of the same run: the precision with the lowest p50.
-- The build's best engine is the fastest of those whose mAP and tail hold; else of those whose mAP holds; else the
-  fastest of all.
+- The build's best engine is the fastest of those that are faster beyond the interval and whose mAP and tail hold: where
+  any engine counts, one that doesn't is never taken for it. Else the fastest of those whose mAP and tail hold; else of
+  those whose mAP holds; else the fastest of all.
 - Faster means that the whole confidence interval of the ratio lies under 1.
 - Never slower counts for the tail too (bench/tail.py): a build whose slowest calls are slower than its parent's beyond
   an interval is not accepted, however fast its median is. A tail that too few samples were taken of is said to be
@@ -52,7 +53,10 @@ def judge(
         tail = against[build.engine].tail
         return tail is not None and tail.slower
 
-    build = min(builds, key=lambda b: (not holds(b), slow_tail(b), _p50(b)))
+    def counts(build: Measurement) -> bool:
+        return against[build.engine].faster and holds(build) and not slow_tail(build)
+
+    build = min(builds, key=lambda b: (not counts(b), not holds(b), slow_tail(b), _p50(b)))
     comparison = against[build.engine]
     drop = map_of[parent.engine] - map_of[build.engine]
     speed = (
@@ -66,8 +70,7 @@ def judge(
         _of_tail(comparison.tail, min(m.latency_ms.samples for m in (build, parent))),
     )
     same_precision = tuple(compare(b, next((p for p in parents if p.precision == b.precision), parent)) for b in builds)
-    accepted = comparison.faster and holds(build) and not slow_tail(build)
-    return Verdict(accepted=accepted, reasons=reasons, comparison=comparison, map_drop=drop), same_precision
+    return Verdict(accepted=counts(build), reasons=reasons, comparison=comparison, map_drop=drop), same_precision
 
 
 def drop_holds(drop: float, goal: Goal) -> bool:

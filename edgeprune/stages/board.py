@@ -171,7 +171,7 @@ def graph_parity(job: Job, model: ModelFiles, variant: str, precision: Precision
     from edgeprune.export.steps import check_steps
     from edgeprune.yolo.load import load_detector
 
-    at, name, pixels = place(job), f"{variant} {precision}", probes(job, PARITY_IMAGES)
+    at, name, pixels = place(job), f"{variant} {precision}", probes(job, PARITY_IMAGES, variant)
     if precision == "int8":
         assert model.quantization is not None
         return check_steps(

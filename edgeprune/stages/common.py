@@ -114,7 +114,9 @@ def engines(job: Job, lacking: Container[str]) -> list[Engine]:
     for variant, precision in asked(job):
         if precision not in lacking:
             made = artifact(job.shop / f"engines/{folder_of(job, variant, precision)}")
-            found.append(Engine.of(job.profile, f"{variant} {precision}", precision, engine_file(made)))
+            engine = Engine.of(job.profile, f"{variant} {precision}", precision, engine_file(made))
+            shape = job.shape_of(variant) if job.resized else None
+            found.append(engine.model_copy(update={"input_shape": shape}))
     return found
 
 
@@ -151,8 +153,9 @@ def engine_files(job: Job) -> dict[str, Any]:
     there = job.bench.versions(job.profile.runtime)
     names = folders(job)
     forms = [forms_folder(name) for name in names] if job.profile.races_forms else []
+    own = {"parent's input": job.own_shape} if job.resized else {}
     return {
-        "profile": profile, "there": there, **{name: job.shop / f"engines/{name}" for name in names},
+        "profile": profile, "there": there, **own, **{name: job.shop / f"engines/{name}" for name in names},
         **{name: job.shop / name for name in forms},
     }  # fmt: skip
 
@@ -162,13 +165,14 @@ def probe_images(job: Job) -> tuple[Path, ...]:
     return job.data.splits["val"][:PROBE_IMAGES]
 
 
-def probes(job: Job, count: int) -> Floats:
-    """Some of them as the engine's input, float32 of shape (count, 3, height, width)."""
+def probes(job: Job, count: int, variant: str = "pruned") -> Floats:
+    """Some of them as a variant's input, float32 of shape (count, 3, height, width)."""
     import numpy as np
 
     from edgeprune.runtime.preprocess import letterbox, read_image
 
-    return np.concatenate([letterbox(read_image(path), *job.image_size)[0] for path in probe_images(job)[:count]])
+    size = job.shape_of(variant)[2:]
+    return np.concatenate([letterbox(read_image(path), *size)[0] for path in probe_images(job)[:count]])
 
 
 def versions(*packages: str) -> dict[str, str]:

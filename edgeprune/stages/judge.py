@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from edgeprune.calibration.sets import find_calibration
 from edgeprune.errors import EdgepruneError
 from edgeprune.job import Job
 from edgeprune.records import (
@@ -44,6 +45,9 @@ from edgeprune.stages.common import (
 from edgeprune.stages.page import figures
 from edgeprune.version import __version__
 
+#: The report before other builds are looked at.
+JUDGED = ".stages/judged.json"
+
 
 def verify(job: Job, model: ModelFiles, again: bool = False) -> None:
     """verify.json: each engine against torch, and its mAP on the runtime itself; predictions/ in COCO's format.
@@ -61,7 +65,7 @@ def verify(job: Job, model: ModelFiles, again: bool = False) -> None:
         from edgeprune.yolo.load import load_detector
 
         images = job.data.splits["val"]
-        pixels = probes(job, PARITY_IMAGES)
+        pixels = {variant: probes(job, PARITY_IMAGES, variant) for variant in VARIANTS}
         parities, accuracies, golden = [], [], {}
         stock = engines(job, lacking(job))
         for plain, chosen in zip(stock, tuned(job, stock), strict=True):
@@ -77,21 +81,25 @@ def verify(job: Job, model: ModelFiles, again: bool = False) -> None:
                 parities.append(
                     check_steps(
                         engine.name, model.checkpoint, model.quantization, job.shop / "mixed.onnx", engine.runtime,
-                        pixels, job.bench, job.architecture, engine.settings,
+                        pixels[variant], job.bench, job.architecture, engine.settings,
                     )
                 )  # fmt: skip
             else:
                 checkpoint = job.shop / "parent.pt" if variant == "parent" else model.checkpoint
                 parities.append(
                     check_parity(
-                        engine, load_detector(checkpoint).model, job.shop / f"{variant}.onnx", pixels, job.bench
+                        engine,
+                        load_detector(checkpoint).model,
+                        job.shop / f"{variant}.onnx",
+                        pixels[variant],
+                        job.bench,
                     )
                 )
             if not chosen.form.stock:
                 shown = probe_images(job)[:PARITY_IMAGES]
-                parities.append(check_form(engine, chosen, shown, job.profile.input_shape, job.bench))
+                parities.append(check_form(engine, chosen, shown, job.shape_of(variant), job.bench))
             results = detections(
-                job.bench, chosen, images, job.profile.input_shape, on_image=_counter(job, engine.name, len(images))
+                job.bench, chosen, images, job.shape_of(variant), on_image=_counter(job, engine.name, len(images))
             )
             accuracies.append(score(engine.name, job.data, results))
             listed = work / "predictions" / f"{engine.name.replace(' ', '-')}.json"
@@ -131,8 +139,8 @@ def bench(job: Job, again: bool = False) -> None:
     )  # fmt: skip
 
 
-def report(job: Job, again: bool = False) -> Report:
-    """report.json: rows, verdict and all that report.html draws; samples/ for its images."""
+def report(job: Job, again: bool = False) -> None:
+    """What the build's own measurements say: rows, verdict and all that report.html draws; samples/ for its images."""
 
     def act(work: Path) -> None:
         from edgeprune.report.verdict import judge
@@ -144,13 +152,15 @@ def report(job: Job, again: bool = False) -> Report:
         of = {v: [m for m in run.measurements if m.engine.startswith(v)] for v in VARIANTS}
         verdict, comparisons = judge(of["parent"], of["pruned"], checked.accuracy, job.recipe.goal)
         accuracy = {a.engine: a for a in checked.accuracy}
+        macs = {"parent": _parents_macs(job, plan), "pruned": round(plan.macs[1])}
         rows = tuple(
             Row(
                 variant=variant, runtime=m.runtime, precision=m.precision, settings=m.settings, form=m.form,
                 map50_95=accuracy[m.engine].map50_95, map50=accuracy[m.engine].map50, latency_ms=m.latency_ms,
                 parts=m.parts,
-                macs=round(plan.macs[index]), parameters=plan.parameters[index],
+                macs=macs[variant], parameters=plan.parameters[index],
                 bytes=_size(forms_of(job, variant, m.precision)[chosen[m.engine].form]),
+                image_size=job.shape_of(variant)[2],
             )
             for index, variant in enumerate(VARIANTS)
             for m in of[variant]
@@ -162,7 +172,7 @@ def report(job: Job, again: bool = False) -> Report:
             "edgeprune": __version__,
         }
         write_json(
-            work / "report.json",
+            work / JUDGED,
             Report(
                 target=job.target, rows=rows, verdict=verdict, comparisons=comparisons, left_out=run.left_out,
                 notes=notes, environment=environment, inputs=job.sha256,
@@ -179,7 +189,32 @@ def report(job: Job, again: bool = False) -> Report:
             "tune": job.shop / "tune.json", **board_records(job),
             **{name: job.shop / name for name in ("mixed.json", "activation.json") if (job.shop / name).exists()},
         },
-        makes=("report.json", "samples"), force=again,
+        makes=(JUDGED, "samples"), force=again,
+    )  # fmt: skip
+
+
+def offer(job: Job) -> Report:
+    """report.json: the same with what a rejected build offers instead, of the builds that lie beside it. These come and
+    go, so it is a stage of its own, and a short one."""
+    from edgeprune.report.offer import best_offer, siblings, try_next
+
+    judged = read_json(job.shop / JUDGED, Report, EdgepruneError)
+    offered = advice = None
+    if not judged.verdict.accepted:
+        others = siblings(job.shop.folder, judged)
+        offered = best_offer(judged, job.recipe.goal, others)
+        advice = try_next(judged, job.recipe.goal, others)
+
+    def act(work: Path) -> None:
+        verdict = judged.verdict.model_copy(update={"offer": offered, "try_next": advice})
+        write_json(work / "report.json", judged.model_copy(update={"verdict": verdict}))
+
+    job.shop.stage(
+        "offer", act,
+        reads={
+            "judged": job.shop / JUDGED, "offer": offered.model_dump(mode="json") if offered else None, "next": advice,
+        },
+        makes=("report.json",),
     )  # fmt: skip
     return read_json(job.shop / "report.json", Report, EdgepruneError)
 
@@ -250,6 +285,19 @@ def _numbers(job: Job) -> dict[str, object]:
     return {name: [c.form.model_dump(), c.settings.numbers] for name, c in sorted(choices(job).items())}
 
 
+def _parents_macs(job: Job, plan: PrunePlan) -> int:
+    """Multiply-accumulates of the parent at its own input; the plan counts both at the build's."""
+    if not job.resized:
+        return round(plan.macs[0])
+    from edgeprune.graph.cost import CostModel
+    from edgeprune.prune.make import traced_graph
+    from edgeprune.yolo.load import load_detector
+
+    model = load_detector(job.shop / "parent.pt").model
+    costs = CostModel(traced_graph(model, job.own_shape[2:])[1], model)
+    return round(costs.macs(costs.widths))
+
+
 def _notes(job: Job) -> tuple[str, ...]:
     notes = []
     if job.recipe.activation != "keep":
@@ -258,12 +306,24 @@ def _notes(job: Job) -> tuple[str, ...]:
             f"activation {priced.engine}: the whole model scores mAP50-95 {priced.map50_95:.4f} with it after "
             f"{job.recipe.activation_epochs} epochs, before anything is cut (fp32)"
         )
+    if job.resized:
+        notes.append(_resized_note(job))
     if job.on_board:
         notes += [built_note(job, *pair) for pair in asked(job)]
     if job.int8:
         notes.append(read_json(job.shop / "mixed.json", Mixed, EdgepruneError).sentence())
     notes += read_json(job.shop / "tune.json", Tune, EdgepruneError).sentences()
     return tuple(notes)
+
+
+def _resized_note(job: Job) -> str:
+    """What the recipe's `imgsz` means for the figures, and for ranges."""
+    own, new = job.own_shape[2], job.profile.input_shape[2]
+    said = f"input: the build sees {new} px, as the recipe asks; the parent {own} px, the target's own"
+    if job.int8 and job.calibration_set is not None:
+        chosen = find_calibration(job.calibration_set).input_shape[2]
+        said += f"; the calibration set's images, chosen for {chosen} px, are letterboxed to {new}"
+    return said
 
 
 def _counter(job: Job, note: str, total: int) -> Callable[[int], None]:

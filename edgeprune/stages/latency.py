@@ -12,7 +12,7 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from edgeprune.bench.ask import Bench, about
 from edgeprune.errors import DeviceError, ProfileError
 from edgeprune.job import Job
 from edgeprune.records import Quantization, TargetProfile, read_json, write_json
+from edgeprune.records.base import InputShape
 from edgeprune.records.latency import LatencyTable, Precisions, PrecisionTimes
 from edgeprune.records.model import ModelFiles
 from edgeprune.stages.common import versions
@@ -42,6 +43,7 @@ class Target:
         name: The target's.
         model_sha256: Of the user's checkpoint.
         activation: The recipe's, since a swap changes times.
+        parents_shape: Input of the parent, where the build's is another one.
     """
 
     name: str
@@ -51,19 +53,26 @@ class Target:
     model_sha256: str
     activation: str = "keep"
     seed: int = 0
+    parents_shape: InputShape | None = None
 
     @classmethod
     def of(cls, job: Job) -> Target:
         """A build's."""
         return cls(
-            job.target, job.profile, job.bench, job.shop, job.sha256["model"], job.recipe.activation, job.recipe.seed
-        )
+            job.target, job.profile, job.bench, job.shop, job.sha256["model"], job.recipe.activation, job.recipe.seed,
+            job.own_shape if job.resized else None,
+        )  # fmt: skip
 
     def subject(self, precision: str, model: ModelFiles) -> Subject:
         """A checkpoint in a precision."""
         from edgeprune.latency.subject import Subject
 
         return Subject.of(model.checkpoint, self.profile, precision, self.bench.architecture, _scales(model))
+
+    def parents(self, precision: str, checkpoint: Path) -> Subject:
+        """The parent in a precision, at its own input."""
+        own = {"input_shape": self.parents_shape or self.profile.input_shape}
+        return replace(self, profile=self.profile.model_copy(update=own)).subject(precision, ModelFiles(checkpoint))
 
     @property
     def reads(self) -> dict[str, Any]:
@@ -148,10 +157,10 @@ def precisions(target: Target, model: ModelFiles, parent: Path) -> Precisions:
             found.append(PrecisionTimes(precision=precision, levels=LEVELS, engines=tuple(timed)))
             if precision == "int8":
                 continue  # the parent is float
-            if target.activation == "keep":
+            if target.activation == "keep" and target.parents_shape is None:
                 parents[precision] = timed[0]
                 continue
-            whole = target.subject(precision, ModelFiles(parent))
+            whole = target.parents(precision, parent)
             (parents[precision],) = time_whole(
                 whole, target.bench, target.profile.settings, work / f"{precision}-parent",
                 [whole.costs.widths], target.seed, on_step=stage,
@@ -160,7 +169,7 @@ def precisions(target: Target, model: ModelFiles, parent: Path) -> Precisions:
 
     target.shop.stage(
         "precisions", act,
-        reads={**target.reads, "precisions": asked, "multiple": target.profile.channel_multiple},
+        reads={**target.reads, "precisions": asked, "multiple": target.profile.channel_multiple, "parent's": target.parents_shape},
         makes=("latency/precisions.json",),
     )  # fmt: skip
     return read_json(target.shop / "latency/precisions.json", Precisions, DeviceError)

@@ -260,11 +260,14 @@ def export(job: Job, model: ModelFiles, again: bool = False) -> None:
         ) -> None:
             from edgeprune.export.onnx import export_onnx
 
-            export_onnx(checkpoint, work / f"{variant}.onnx", *job.image_size, lineage)
+            export_onnx(checkpoint, work / f"{variant}.onnx", *job.shape_of(variant)[2:], lineage)
 
         job.shop.stage(
             f"export {variant} to onnx", to_onnx,
-            reads={"lineage": lineage, "size": job.image_size, **versions("ultralytics", "torch", "onnx", "onnxslim")},
+            reads={
+                "lineage": lineage, "size": job.shape_of(variant)[2:],
+                **versions("ultralytics", "torch", "onnx", "onnxslim"),
+            },
             makes=(f"{variant}.onnx",), force=again,
         )  # fmt: skip
         if job.on_board:
@@ -301,8 +304,8 @@ def export_quantized(job: Job, model: ModelFiles, again: bool = False) -> None:
 
         mix(
             job.shop / "quantized.onnx", job.shop / "pruned.onnx",
-            parent=parent_artifact(job), profile=at.profile, bench=at.bench, architecture=at.architecture,
-            stand_in=at.stand_in, data=job.data, calibration=job.calibration,
+            parent=parent_artifact(job), parent_shape=job.own_shape, profile=at.profile, bench=at.bench,
+            architecture=at.architecture, stand_in=at.stand_in, data=job.data, calibration=job.calibration,
             max_map_drop=job.recipe.goal.max_map_drop,
             destination=work / "mixed.onnx", record=work / "mixed.json",
             on_step=lambda done, total, note: job.shop.listener.progress("mix", done, total, note),
@@ -322,6 +325,7 @@ def export_quantized(job: Job, model: ModelFiles, again: bool = False) -> None:
         reads={
             "quantized": job.shop / "quantized.onnx", "parent": parent, "data": job.sha256["data"],
             "calibration": job.sha256["calibration"], "drop": job.recipe.goal.max_map_drop, **at.reads,
+            **({"sizes": (job.own_shape[2:], job.image_size)} if job.resized else {}),
             **versions("onnx", "pycocotools"),
         },
         makes=("mixed.onnx", "mixed.json"), force=again,

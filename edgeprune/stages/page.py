@@ -37,8 +37,8 @@ def figures(
         "samples": samples.samples(job.data, predictions[pair.parent], predictions[pair.build], work),
         "sample_score": samples.SCORE,
         "origin": Origin(
-            command=_command(job), target=job.profile, recipe=job.recipe, names=job.data.names,
-            val_images=accuracies[0].images,
+            command=_command(job), target=job.profile.model_copy(update={"input_shape": job.own_shape}),
+            recipe=job.recipe, names=job.data.names, val_images=accuracies[0].images,
         ),
     }  # fmt: skip
 

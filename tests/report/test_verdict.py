@@ -73,3 +73,17 @@ def test_fast_but_bad_precision_gives_way_to_one_that_holds() -> None:
     verdict, _ = judge([engine("parent fp32", 10)], builds, known, GOAL)
     assert verdict.accepted
     assert verdict.comparison.build == "pruned fp32"
+
+
+def test_an_engine_that_counts_is_taken_before_a_faster_one_that_does_not() -> None:
+    """The median of all is lower, and yet it isn't faster beyond the interval: half of its rounds were slow."""
+    parent, sure = engine("parent fp32", 10), engine("pruned bf16", 9)
+    noise = np.random.default_rng(3).choice([0.5, 1.6], 40)
+    wild = fake("pruned fp32", np.sort(noise) * 8).model_copy(update={"precision": "fp32"})
+    wild = wild.model_copy(update={"latency_ms": wild.latency_ms.model_copy(update={"p50": 8.0})})
+    known = accuracy(parent_fp32=0.6, pruned_fp32=0.6, pruned_bf16=0.6)
+    alone, _ = judge([parent], [wild], known, GOAL)
+    assert not alone.accepted
+    verdict, _ = judge([parent], [wild, sure], known, GOAL)
+    assert verdict.accepted
+    assert verdict.comparison.build == "pruned bf16"
