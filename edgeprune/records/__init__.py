@@ -16,6 +16,7 @@ from edgeprune.records.plan import LayerKeep, PrunedGroup, PrunePlan
 from edgeprune.records.quantization import Affine, Mixed, Quantization, Scheme
 from edgeprune.records.recipe import Goal, Recipe
 from edgeprune.records.report import BenchRun, Report, Row, Verdict, VerifyRun
+from edgeprune.records.rivals import Compared, ComparedRow
 from edgeprune.records.settings import Settings
 from edgeprune.records.target import TargetProfile
 from edgeprune.records.tune import Tune
@@ -34,6 +35,8 @@ __all__ = [
     "CalibrationImage",
     "CalibrationSet",
     "Candidate",
+    "Compared",
+    "ComparedRow",
     "Comparison",
     "CpuFrequency",
     "DeviceAddress",
