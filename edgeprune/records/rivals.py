@@ -81,6 +81,8 @@ class Compared(Record):
     left_out: tuple[LeftOut, ...] = ()
     notes: tuple[str, ...] = ()
     """What else the reader must know: where ranges were taken from, how many epochs a rival was trained."""
+    settings_raced: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Rival -> the race among its settings, the fastest first, in words."""
     rounds: int = Field(ge=2)
     """Blocks of every engine in the race."""
     val_images: int = Field(ge=1)

@@ -15,7 +15,7 @@ from edgeprune.records.rivals import Compared, ComparedRow
 from edgeprune.report import charts
 from edgeprune.report.markup import Markup, tag
 from edgeprune.report.quotable import emulated
-from edgeprune.report.sheet import facts, figure, lead, legend, section, sheet, table, themes, warning
+from edgeprune.report.sheet import facts, figure, folded, lead, legend, section, sheet, table, themes, warning
 from edgeprune.rivals.table import listed, sentences
 
 #: Latencies farther apart than this are drawn on a logarithmic axis.
@@ -139,8 +139,14 @@ def _facts(found: Compared) -> Markup:
     return section(
         "facts", "How it was made",
         tag("ul", [tag("li", note) for note in found.notes]),
+        found.settings_raced and folded("Settings that others' exports were tried with", _settings(found)),
         facts({**found.environment, **{f"{name}, sha256": sha256 for name, sha256 in found.inputs.items()}}),
     )  # fmt: skip
+
+
+def _settings(found: Compared) -> Markup:
+    return tag("dl", [(tag("dt", name), [tag("dd", line) for line in told]) for name, told in
+                      found.settings_raced.items()])  # fmt: skip
 
 
 def _kind(found: Compared, row: ComparedRow) -> str:

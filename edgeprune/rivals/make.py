@@ -3,11 +3,13 @@
 Rules:
 - Nothing calls home meanwhile: OpenVINO's converter and NNCF send figures of their use unless they take the machine for
   a build server's, and so they are told that.
+- What tools say goes into a log: none of it is between the lines of a comparison.
 - What a tool can't do is an ExportError (or a missing package's error) in words; who asked goes on without that rival.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -60,12 +62,12 @@ def make(
         ExportError: The tool can't.
         DeviceError: A package isn't installed.
     """
-    with unheard():
+    with unheard(), noted(log):
         if rival.maker == "nncf":
             from edgeprune.rivals.ptq import quantize
 
             assert floating is not None
-            quantize(floating, material.images, rival.preset, folder)
+            quantize(floating, material.images, rival.preset, folder, log)
         elif rival.trained:
             _trained(material, folder, work, log, on_epoch)
         else:
@@ -107,3 +109,16 @@ def unheard() -> Iterator[None]:
             del os.environ["CI"]
         else:
             os.environ["CI"] = before
+
+
+@contextmanager
+def noted(log: Path) -> Iterator[None]:
+    """What libraries tell Python's root logger (ONNX Runtime's quantizer does) goes to the end of a file."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(log, encoding="utf-8")
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.close()

@@ -5,6 +5,7 @@ Source: NNCF 3.4, `nncf.quantize`; 300 images are its default `subset_size`.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -14,7 +15,7 @@ from edgeprune.runtime.preprocess import letterbox, read_image
 
 
 def quantize(
-    model: Path, images: Sequence[Path], preset: Literal["performance", "mixed"], folder: Path
+    model: Path, images: Sequence[Path], preset: Literal["performance", "mixed"], folder: Path, log: Path
 ) -> Path:  # fmt: skip
     """Quantize an IR.
 
@@ -23,6 +24,7 @@ def quantize(
         images: That ranges are taken from.
         preset: NNCF's: performance (symmetric activations), mixed (asymmetric ones).
         folder: To write into.
+        log: Where its progress goes.
 
     Returns:
         The folder 'model_openvino_model'.
@@ -41,14 +43,16 @@ def quantize(
     artifact = folder / "model_openvino_model"
     artifact.mkdir(parents=True)
     presets = {"performance": nncf.QuantizationPreset.PERFORMANCE, "mixed": nncf.QuantizationPreset.MIXED}
-    try:
-        made = nncf.quantize(
-            read, nncf.Dataset(list(images), lambda path: letterbox(read_image(path), height, width)[0]),
-            preset=presets[preset], subset_size=len(images),
-        )  # fmt: skip
-        openvino.save_model(made, str(artifact / "model.xml"), compress_to_fp16=False)
-    except (RuntimeError, nncf.errors.InternalError, nncf.errors.ValidationError) as error:
-        raise ExportError(
-            "NNCF can't quantize the model.", where=model, got=f"{type(error).__name__}: {str(error).splitlines()[0]}"
-        ) from error
+    with open(log, "a", encoding="utf-8") as sink, contextlib.redirect_stdout(sink):
+        try:
+            made = nncf.quantize(
+                read, nncf.Dataset(list(images), lambda path: letterbox(read_image(path), height, width)[0]),
+                preset=presets[preset], subset_size=len(images),
+            )  # fmt: skip
+            openvino.save_model(made, str(artifact / "model.xml"), compress_to_fp16=False)
+        except Exception as error:  # NNCF's own tree of errors stands under Exception, OpenVINO's under RuntimeError
+            raise ExportError(
+                "NNCF can't quantize the model.", where=model,
+                got=f"{type(error).__name__}: {str(error).splitlines()[0]}",
+            ) from error  # fmt: skip
     return artifact

@@ -351,10 +351,12 @@ def _compared(contest: Contest, exported: Sequence[Exported], left_out: Sequence
                 arithmetic=arithmetic(rival, engine.precision),
             )
         )
+    ways = {e.rival.name: _ways(contest, e.rival) for e in exported}
     return Compared(
         target=job.target, profile=job.profile, runtime=build.runtime, build=build.engine, accepted=verdict.accepted,
         max_map_drop=job.recipe.goal.max_map_drop, rows=tuple(rows), left_out=tuple(left_out),
-        notes=_notes(contest, exported), rounds=contest.rounds, val_images=len(job.data.splits["val"]),
+        notes=_notes(contest, exported), settings_raced={name: found.raced for name, found in ways.items()},
+        rounds=contest.rounds, val_images=len(job.data.splits["val"]),
         environment={
             **run.environment, **versions(*PACKAGES), **job.bench.versions(job.profile.runtime),
             "edgeprune": __version__,
@@ -374,10 +376,6 @@ def _notes(contest: Contest, exported: Sequence[Exported]) -> tuple[str, ...]:
         found.append(f"rivals' ranges in INT8 are from {contest.whence}")
     if any(r.trained for r in rival):
         found.append(f"Ultralytics' quantization-aware training had {contest.epochs} epochs, as the build had in all")
-    for entrant in exported:
-        ways = _ways(contest, entrant.rival)
-        if ways.raced:
-            found.append(f"{entrant.rival.name}, settings raced: {'; '.join(ways.raced)}")
     return tuple(found)
 
 

@@ -1,0 +1,78 @@
+"""Other people's tools at work: nothing calls home, what they can't do is said, an interrupted training goes on."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from edgeprune.errors import ExportError
+from edgeprune.machine import installed
+from edgeprune.records.dataset import read_dataset
+from edgeprune.rivals.make import unheard
+from edgeprune.yolo.data import make_view
+from edgeprune.yolo.rivals import export, finetune
+
+
+def test_openvino_and_nncf_have_no_consent_to_call_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Their telemetry asks this object; without `unheard`, and with nobody asked, it would send."""
+    telemetry = pytest.importorskip("openvino_telemetry")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("CI", "TF_BUILD", "JENKINS_URL"):
+        monkeypatch.delenv(name, raising=False)
+    asked = {
+        "app_name": "t", "app_version": "1", "tid": "none", "backend": "ga4", "enable_opt_in_dialog": False,
+        "disable_in_ci": True,
+    }  # fmt: skip
+    asker = telemetry.Telemetry(**asked)
+    asker.init(**asked)
+    assert asker.consent
+    with unheard():
+        asker.init(**asked)
+        assert not asker.consent
+    assert "CI" not in os.environ
+
+
+def test_what_the_exporter_cant_do_is_said_in_its_words(tiny: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with pytest.raises(ExportError, match=r"exporter failed(.|\n)*got: \w+Error: ") as error:
+        export(tiny, "onnx", "int8", (64, 64), tmp_path / "made", calibration=tmp_path / "none.yaml", log=log)
+    assert str(log) in str(error.value)
+
+
+@pytest.mark.skipif(bool(installed("nvidia-modelopt")), reason="it is installed")
+def test_quantization_aware_training_names_the_package_that_it_needs(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"Model Optimizer(.|\n)*pip install 'nvidia-modelopt"):
+        _train(tiny, tmp_path, tmp_path / "data.yaml", [], quantize=8)
+
+
+def test_an_interrupted_fine_tuning_goes_on_after_its_last_epoch(tiny: Path, scenes: Path, tmp_path: Path) -> None:
+    """The stock trainer without fake-quantization, which needs a package of its own: the way through it is the same."""
+    view, done = make_view(read_dataset(scenes), tmp_path / "view"), []
+
+    def stop(epoch: int, epochs: int, fitness: float) -> None:
+        done.append(epoch)
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        _train(tiny, tmp_path, view, done, on_epoch=stop)
+    assert done == [1, 2]
+    threads = torch.get_num_threads()
+    best = _train(tiny, tmp_path, view, done)
+    assert torch.get_num_threads() == threads
+    assert set(done[2:]) == {3}  # the third alone; told again after the last evaluation
+    kept = best.read_bytes()
+    assert _train(tiny, tmp_path, view, done).read_bytes() == kept
+    made = export(best, "onnx", None, (64, 64), tmp_path / "made", log=tmp_path / "log")
+    assert list((tmp_path / "made").iterdir()) == [made]
+
+
+def _train(checkpoint: Path, folder: Path, view: Path, done: list[int], **others: object) -> Path:
+    asked = {"on_epoch": lambda epoch, epochs, fitness: done.append(epoch), "quantize": None}
+    return finetune(
+        checkpoint, view, folder / "work", epochs=3, image_size=64, batch=8, seed=0, torch_device="cpu",
+        log=folder / "train.log", **asked | others,
+    )  # type: ignore[arg-type]  # fmt: skip
