@@ -108,13 +108,13 @@ def _rows(found: Compared) -> Markup:
                 f"{row.latency_ms.p50:.2f}",
                 tag("small", f"{row.p50_interval_ms[0]:.2f} to {row.p50_interval_ms[1]:.2f}"),
             ),
-            f"{row.latency_ms.p90:.2f}", f"{row.latency_ms.p99:.2f}", _ratio(found, row), f"{row.bytes / 1e6:.1f}",
-            tag("code", row.artifact_sha256[:12]),
+            f"{row.latency_ms.p90:.2f}", f"{row.latency_ms.p99:.2f}", _ratio(found, row),
+            (f"{row.bytes / 1e6:.1f}", tag("small", tag("code", row.artifact_sha256[:8]))),
         )
         for row in ordered
     ]  # fmt: skip
     headings = (
-        "export", "computed in", "mAP50-95", "to FP32", "mAP50", "p50 ms", "p90", "p99", "ours is", "MB", "artifact",
+        "export", "computed in", "mAP50-95", "to FP32", "mAP50", "p50 ms", "p90", "p99", "ours is", "MB, artifact",
     )  # fmt: skip
     return section(
         "table", "Every engine",
@@ -123,7 +123,7 @@ def _rows(found: Compared) -> Markup:
             "as it comes. 'Ours is': how many times the row's speed the build has, over paired blocks."
         ),
         table(
-            f"Raced on {found.runtime}", headings, rows, kinds=[_kind(found, row) for row in ordered], words=(0, 1, 10)
+            f"Raced on {found.runtime}", headings, rows, kinds=[_kind(found, row) for row in ordered], words=(0, 1)
         ),
     )  # fmt: skip
 

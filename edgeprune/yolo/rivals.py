@@ -120,6 +120,8 @@ def finetune(
     output, resting = sys.stdout, torch.get_num_threads()
 
     def told(trainer: Any) -> None:
+        if trainer.epoch >= trainer.epochs:  # it tells of its last evaluation as of one epoch more
+            return
         with contextlib.redirect_stdout(output):
             on_epoch(trainer.epoch + 1, trainer.epochs, float(trainer.fitness or 0.0))
 
