@@ -19,8 +19,8 @@ from edgeprune.machine import installed
 from edgeprune.records import Recipe, Report, files, read_json
 from edgeprune.records.rivals import Compared
 from edgeprune.rivals.roll import require_known
-from edgeprune.stages import compare as stages
-from edgeprune.stages.compare import Contest
+from edgeprune.stages.compare import judge, page, race
+from edgeprune.stages.rivals import Contest, export, runs, score, settle
 from edgeprune.workshop import Listener, Workshop
 
 #: Images that ranges are taken from where there is no calibration set: as many as NNCF and Ultralytics ask for.
@@ -67,14 +67,14 @@ def compare(
         tuple(without), rounds, listener,
     )  # fmt: skip
     with contest.job.shop.open(), contest.shop.open():
-        missing = stages.runs(contest.job)
-        exported, left_out = stages.export(contest, missing)
+        missing = runs(contest.job)
+        exported, left_out = export(contest, missing)
         for entrant in exported:
-            stages.settle(contest, entrant, missing)
-            stages.score(contest, entrant)
-        stages.race(contest, exported, again)
-        found = stages.judge(contest, exported, left_out)
-        stages.page(contest)
+            settle(contest, entrant, missing)
+            score(contest, entrant)
+        race(contest, exported, again)
+        found = judge(contest, exported, left_out)
+        page(contest)
         return found
 
 

@@ -15,6 +15,7 @@ import pytest
 
 import edgeprune
 from edgeprune import comparison
+from edgeprune.bench import measure
 from edgeprune.bench.measure import compare as compare_of
 from edgeprune.comparison import compare
 from edgeprune.errors import BundleError, DeviceError, EdgepruneError, ProfileError, RecipeError
@@ -29,8 +30,8 @@ RECIPE = Recipe(
     goal=Goal(macs_ratio=0.5, max_map_drop=0.5), epochs=1, batch=8, importance="l2", torch_device="cpu"
 )  # fmt: skip
 RUNTIMES = ("onnxruntime", "openvino")
-#: Trained only where it can be: minutes.
-WITHOUT = ("qat",) if installed("nvidia-modelopt") else ()
+#: NNCF's other preset is in tests/rivals; training takes minutes where it can be had.
+WITHOUT = ("nncf-mixed", *(("qat",) if installed("nvidia-modelopt") else ()))
 
 
 class Ear(Listener):
@@ -51,10 +52,12 @@ class Ear(Listener):
 def out(tmp_path_factory: pytest.TempPathFactory, tiny: Path, scenes: Path) -> Path:
     """Builds for both runtimes, and the targets."""
     folder = tmp_path_factory.mktemp("compare")
-    for runtime in RUNTIMES:
-        target = folder / f"{runtime}.yaml"
-        target.write_text(f"description: d\nruntime: {runtime}\ninput_shape: [1, 3, 64, 64]\nthreads: 1\n")
-        edgeprune.build(model=tiny, data=scenes, target=str(target), recipe=RECIPE, out=folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measure, "ROUNDS", 4)  # what the build's own race finds doesn't matter here
+        for runtime in RUNTIMES:
+            target = folder / f"{runtime}.yaml"
+            target.write_text(f"description: d\nruntime: {runtime}\ninput_shape: [1, 3, 64, 64]\nthreads: 1\n")
+            edgeprune.build(model=tiny, data=scenes, target=str(target), recipe=RECIPE, out=folder)
     return folder
 
 
@@ -95,12 +98,13 @@ def test_every_export_that_can_be_had_is_raced_beside_build_and_parent(
     rivals = {row.name.removesuffix(" at its best") for row in found.rivals}
     expected = {"ultralytics fp32", "ultralytics int8"}
     if runtime == "openvino":
-        expected |= {"ultralytics fp16", "nncf int8", "nncf mixed int8"}
+        expected |= {"ultralytics fp16", "nncf int8"}
     assert rivals == expected
     assert [row.name for row in found.rows if row.side != "rival"] == ["parent fp32", "pruned fp32"]
     left = {entry.name: entry.why for entry in found.left_out}
-    assert "qat" in left.pop("ultralytics qat int8") or "nvidia-modelopt" in str(found.left_out)
-    assert set(left) == ({"ultralytics fp16"} if runtime == "onnxruntime" else set())
+    why = "--without qat" if installed("nvidia-modelopt") else "pip install 'nvidia-modelopt"
+    assert why in left.pop("ultralytics qat int8")
+    assert set(left) == {"ultralytics fp16" if runtime == "onnxruntime" else "nncf mixed int8"}
     assert any("training images" in note for note in found.notes)
     assert any("to quote" in note for note in found.notes)
 
@@ -145,7 +149,7 @@ def test_their_fp32_export_computes_what_ours_of_the_parent_computes(out: Path, 
     file = "model.onnx" if runtime == "onnxruntime" else "model_openvino_model/model.xml"
     places = (out / runtime / "engines" / "parent" / file, folder / "engines" / "ultralytics-fp32" / file)
     ours, theirs = (open_session(runtime, place, "fp32").run(image)[0] for place in places)
-    assert ours.shape == theirs.shape == (1, 7, 84)
+    assert ours.shape == theirs.shape
     np.testing.assert_allclose(theirs, ours, rtol=1e-3, atol=1e-3)
 
 

@@ -25,38 +25,27 @@ class Material:
     """What rivals are made from.
 
     Attributes:
-        checkpoint: The parent, as its user has it.
         runtime: onnxruntime or openvino.
         size: Height and width of the input in pixels.
         images: That ranges are taken from.
         calibration: data.yaml of a view whose val images are those.
-        view: data.yaml of a view of the data set.
-        recipe: Of the build: batch, seed and torch device of the fine-tuning are its.
-        epochs: Of fine-tuning that the build had.
     """
 
-    checkpoint: Path
     runtime: str
     size: tuple[int, int]
     images: Sequence[Path]
     calibration: Path
-    view: Path
-    recipe: Recipe
-    epochs: int
 
 
-def make(
-    rival: Rival, material: Material, folder: Path, work: Path, *, floating: Path | None, log: Path,
-    on_epoch: Callable[[int, int, float], None],
-) -> None:  # fmt: skip
+def make(rival: Rival, material: Material, source: Path, folder: Path, work: Path, log: Path) -> None:
     """Write what the runtime loads into `folder`, alone.
 
     Args:
+        source: What its tool starts from: the parent as its user has it; for a trained rival, what was trained; for
+            NNCF, the parent's FP32 .xml.
         folder: An empty one.
-        work: Folder that is kept between an interruption and the next call.
-        floating: The parent's FP32 .xml, which NNCF starts from; not needed for others.
+        work: A folder for what lies between.
         log: Where the tool's output goes.
-        on_epoch: Called with (epochs done, epochs in all, fitness).
 
     Raises:
         ExportError: The tool can't.
@@ -66,35 +55,46 @@ def make(
         if rival.maker == "nncf":
             from edgeprune.rivals.ptq import quantize
 
-            assert floating is not None
-            quantize(floating, material.images, rival.preset, folder, log)
-        elif rival.trained:
-            _trained(material, folder, work, log, on_epoch)
-        else:
-            from edgeprune.yolo.rivals import export
+            quantize(source, material.images, rival.preset, folder, log)
+            return
+        from edgeprune.yolo.rivals import export
 
-            kind = "onnx" if material.runtime == "onnxruntime" else "openvino"
-            calibration = material.calibration if rival.calibrated else None
-            export(material.checkpoint, kind, rival.precision, material.size, folder, calibration=calibration, log=log)
+        if rival.trained and material.runtime == "openvino":
+            from edgeprune.export.engine import build_engine
+
+            file = export(source, "onnx", None, material.size, work / "onnx", log=log)
+            build_engine(material.runtime, file, folder)
+            return
+        export(
+            source, "onnx" if material.runtime == "onnxruntime" else "openvino",
+            None if rival.trained else rival.precision, material.size, folder,
+            calibration=material.calibration if rival.calibrated else None, log=log,
+        )  # fmt: skip
 
 
-def _trained(
-    material: Material, folder: Path, work: Path, log: Path, on_epoch: Callable[[int, int, float], None]
-) -> None:
-    from edgeprune.yolo.rivals import export, finetune
+def train(
+    checkpoint: Path, view: Path, work: Path, *, epochs: int, image_size: int, recipe: Recipe, log: Path,
+    on_epoch: Callable[[int, int, float], None],
+) -> Path:  # fmt: skip
+    """Ultralytics' quantization-aware training of the parent: the checkpoint of its best epoch.
 
-    best = finetune(
-        material.checkpoint, material.view, work, epochs=material.epochs, image_size=material.size[0],
-        batch=material.recipe.batch, seed=material.recipe.seed, torch_device=material.recipe.torch_device, log=log,
-        on_epoch=on_epoch,
-    )  # fmt: skip
-    if material.runtime == "onnxruntime":
-        export(best, "onnx", None, material.size, folder, log=log)
-        return
-    from edgeprune.export.engine import build_engine
+    Args:
+        view: data.yaml of a view of the data set.
+        work: Folder that is kept between an interruption and the next call, which goes on.
+        image_size: Edge of the square input in pixels.
+        recipe: The build's: batch, seed and torch device are its; everything else is Ultralytics' default.
+        on_epoch: Called with (epochs done, epochs in all, fitness).
 
-    file = export(best, "onnx", None, material.size, work / "onnx", log=log)
-    build_engine(material.runtime, file, folder)
+    Raises:
+        ExportError: A package that it needs isn't installed, or it failed.
+    """
+    from edgeprune.yolo.rivals import finetune
+
+    with unheard(), noted(log):
+        return finetune(
+            checkpoint, view, work, epochs=epochs, image_size=image_size, batch=recipe.batch, seed=recipe.seed,
+            torch_device=recipe.torch_device, log=log, on_epoch=on_epoch,
+        )  # fmt: skip
 
 
 @contextmanager

@@ -1,182 +1,24 @@
-"""The stages of a comparison: everybody else's exports made, settled how they are fastest, scored, raced beside a build
-and shown.
+"""The stages that race a build beside everybody else's exports, and show what came out.
 
 Rules:
-- Each rival has stages of its own in the comparison's folder: done once, and an interrupted comparison goes on. What
-  costs hours (fine-tuning) is lent between targets, as a build's stages are.
 - All are raced in one interleaved run, by the bench path of a build, and scored by the same code.
-- A rival that can't be made is a line with the reason.
+- Ours is what the build says of itself: its engines with the settings and forms that won, its own mAP.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from edgeprune.errors import EdgepruneError, ExportError
+from edgeprune.errors import EdgepruneError
 from edgeprune.job import Job
-from edgeprune.records import Accuracy, BenchRun, Report, VerifyRun, files, read_json, write_json
+from edgeprune.records import Accuracy, BenchRun, VerifyRun, files, read_json, write_json
 from edgeprune.records.request import Engine
-from edgeprune.records.rivals import Compared, ComparedRow, LeftOut, Scores, Ways
-from edgeprune.rivals.roll import Rival, rivals
-from edgeprune.schedule import phases
-from edgeprune.stages.common import artifact, engines, lacking, probe_images, versions
-from edgeprune.stages.tune import ROUNDS as SETTINGS_ROUNDS
+from edgeprune.records.rivals import Compared, ComparedRow, LeftOut, Scores
+from edgeprune.stages.common import engines, lacking, probe_images, versions
+from edgeprune.stages.rivals import PACKAGES, Contest, Exported, exporter, ways_of
 from edgeprune.stages.tune import tuned
 from edgeprune.version import __version__
-from edgeprune.workshop import Workshop
-
-if TYPE_CHECKING:
-    from edgeprune.rivals.make import Material
-
-#: What makes a rival's file.
-PACKAGES = ("ultralytics", "torch", "onnx", "onnxruntime", "onnxslim", "openvino", "nncf", "nvidia-modelopt")
-#: Keys of a recipe that Ultralytics' fine-tuning takes over.
-_TRAINS = {"batch", "seed", "torch_device"}
-
-
-@dataclass(frozen=True)
-class Contest:
-    """One comparison.
-
-    Attributes:
-        job: The build, as it was asked for.
-        report: What it came to.
-        shop: The folder that the comparison is made in.
-        images: That rivals' ranges are taken from.
-        whence: These images in words.
-        without: Rivals that are left out.
-        rounds: Of the race.
-        sha256: Hashes of what it is made from.
-    """
-
-    job: Job
-    report: Report
-    shop: Workshop
-    images: tuple[Path, ...]
-    whence: str
-    without: tuple[str, ...]
-    rounds: int
-    sha256: dict[str, str]
-
-    @property
-    def epochs(self) -> int:
-        """Of fine-tuning that the build had in all."""
-        return phases(self.job.recipe, int8=self.job.int8)[-1].all_epochs
-
-
-@dataclass(frozen=True)
-class Exported:
-    """A rival whose file there is."""
-
-    rival: Rival
-    folder: Path
-
-    @property
-    def file(self) -> str:
-        """What the runtime loads."""
-        from edgeprune.export.engine import engine_file
-
-        return str(engine_file(artifact(self.folder)))
-
-
-def runs(job: Job) -> dict[str, str]:
-    """Precision -> why the device can't compute in it, of all that rivals may be computed in."""
-    from edgeprune.bench.ask import about
-    from edgeprune.records.target import PRECISIONS
-
-    return about(job.bench, job.profile.runtime, PRECISIONS[job.profile.runtime], job.profile.plugin).lacking
-
-
-def export(contest: Contest, missing: dict[str, str]) -> tuple[list[Exported], list[LeftOut]]:
-    """engines/RIVAL: every rival's file; and those that can't be had, with the reason."""
-    job = contest.job
-    exported, left_out = [], []
-    for rival in rivals(job.profile, contest.epochs):
-
-        def leave(why: str, rival: Rival = rival) -> None:
-            left_out.append(LeftOut(name=rival.name, exporter=_exporter(rival.maker), why=why))
-
-        if rival.key in contest.without:
-            leave(f"--without {rival.key}")
-        elif job.profile.runtime == "onnxruntime" and rival.precision in missing:
-            leave(missing[rival.precision])
-        else:
-            try:
-                _export(contest, rival)
-            except ExportError as error:
-                leave(_in_a_line(error))
-            else:
-                exported.append(Exported(rival, contest.shop / f"engines/{rival.slug}"))
-    return exported, left_out
-
-
-def settle(contest: Contest, entrant: Exported, missing: dict[str, str]) -> None:
-    """ways/RIVAL.json: how it is run."""
-    job, rival = contest.job, entrant.rival
-
-    def act(work: Path) -> None:
-        from edgeprune.bench.ask import about
-        from edgeprune.bench.candidates import candidates
-        from edgeprune.rivals.fastest import fastest
-        from edgeprune.rivals.ways import ways
-
-        places = about(job.bench, job.profile.runtime, ("fp32",), job.profile.plugin).places
-        settings, _ = candidates(job.profile, places)
-        found = fastest(
-            rival, ways(rival, job.profile, missing, settings, job.architecture), entrant.file, profile=job.profile,
-            bench=job.bench, images=probe_images(job), seed=job.recipe.seed,
-            rounds=min(SETTINGS_ROUNDS, contest.rounds),
-            on_round=lambda done, total: contest.shop.listener.progress("settings", done, total, rival.name),
-        )  # fmt: skip
-        write_json(work / "ways" / f"{rival.slug}.json", found)
-
-    contest.shop.stage(
-        f"settings of {rival.slug}", act,
-        reads={
-            "engine": entrant.folder, "profile": job.profile.model_dump(mode="json", exclude={"description"}),
-            "there": job.bench.versions(job.profile.runtime), "missing": missing, "data": job.sha256["data"],
-            "seed": job.recipe.seed, "rounds": min(SETTINGS_ROUNDS, contest.rounds),
-        },
-        makes=(f"ways/{rival.slug}.json",),
-    )  # fmt: skip
-
-
-def score(contest: Contest, entrant: Exported) -> None:
-    """scores/RIVAL.json: mAP on the device's runtime, in each arithmetic that it is raced in."""
-    job, rival = contest.job, entrant.rival
-    found = {way.precision: way for way in _ways(contest, rival).ways}
-
-    def act(work: Path) -> None:
-        from edgeprune.bench.ask import detections
-        from edgeprune.rivals.ways import engine
-        from edgeprune.train.evaluate import score as score_of
-
-        images, accuracies = job.data.splits["val"], []
-        for number, (precision, way) in enumerate(found.items()):
-
-            def told(done: int, number: int = number) -> None:
-                contest.shop.listener.progress(
-                    "score", number * len(images) + done, len(found) * len(images), rival.name
-                )
-
-            results = detections(
-                job.bench, engine(rival, job.profile, way, entrant.file), images, job.profile.input_shape, told
-            )
-            accuracies.append(score_of(precision, job.data, results))
-        write_json(work / "scores" / f"{rival.slug}.json", Scores(accuracy=tuple(accuracies)))
-
-    contest.shop.stage(
-        f"score {rival.slug}", act,
-        reads={
-            "engine": entrant.folder, "precisions": sorted(found), "data": job.sha256["data"],
-            "profile": job.profile.model_dump(mode="json", include={"runtime", "plugin", "input_shape", "device"}),
-            "there": job.bench.versions(job.profile.runtime), **versions("pycocotools"),
-        },
-        makes=(f"scores/{rival.slug}.json",),
-    )  # fmt: skip
 
 
 def race(contest: Contest, exported: Sequence[Exported], again: bool) -> None:
@@ -220,7 +62,7 @@ def theirs(contest: Contest, exported: Sequence[Exported]) -> list[Engine]:
     return [
         engine(e.rival, contest.job.profile, way, e.file)
         for e in exported
-        for way in _ways(contest, e.rival).ways
+        for way in ways_of(contest, e.rival).ways
     ]  # fmt: skip
 
 
@@ -258,51 +100,6 @@ def page(contest: Contest) -> None:
     contest.shop.stage(
         "page", act, reads={"compare": contest.shop / "compare.json", "edgeprune": __version__},
         makes=("compare.html",),
-    )  # fmt: skip
-
-
-def _export(contest: Contest, rival: Rival) -> None:
-    job, shop = contest.job, contest.shop
-    of_runtime = rival.trained is False or job.profile.runtime == "openvino"
-    floating = job.shop / "engines/parent" if rival.maker == "nncf" else None
-
-    def act(work: Path) -> None:
-        from edgeprune.export.engine import engine_file
-        from edgeprune.rivals.make import make
-
-        folder = work / "engines" / rival.slug
-        folder.mkdir(parents=True)
-        make(
-            rival, _material(contest), folder, work, floating=floating and engine_file(artifact(floating)),
-            log=shop.folder / "logs" / f"{rival.slug}.log",
-            on_epoch=lambda done, total, fitness: shop.listener.progress(
-                "fine-tuning", done, total, f"{rival.name}, mAP50-95 {fitness:.3f}"
-            ),
-        )  # fmt: skip
-
-    taken = {"calibration": contest.sha256["calibration images"]} if rival.calibrated else {}
-    trained = {"data": job.sha256["data"], "recipe": job.recipe.model_dump(mode="json", include=_TRAINS)}
-    shop.stage(
-        f"export {rival.slug}", act,
-        reads={
-            "model": job.sha256["model"], "how": rival.how, "size": job.image_size, **taken,
-            **(trained if rival.trained else {}), "runtime": job.profile.runtime if of_runtime else "",
-            **({"floating": floating} if floating else {}), **versions(*PACKAGES),
-        },
-        makes=(f"engines/{rival.slug}",),
-    )  # fmt: skip
-
-
-def _material(contest: Contest) -> Material:
-    from edgeprune.rivals.make import Material
-    from edgeprune.yolo.data import make_view
-
-    job, hidden = contest.job, contest.shop.folder / ".stages"
-    calibration = replace(job.data, splits={"train": contest.images, "val": contest.images}, test=())
-    return Material(
-        checkpoint=job.model, runtime=job.profile.runtime, size=job.image_size, images=contest.images,
-        calibration=make_view(calibration, hidden / "calibration"), view=make_view(job.data, hidden / "data"),
-        recipe=job.recipe, epochs=contest.epochs,
     )  # fmt: skip
 
 
@@ -345,13 +142,13 @@ def _compared(contest: Contest, exported: Sequence[Exported], left_out: Sequence
                 engine,
                 accuracy,
                 side="rival",
-                exporter=_exporter(rival.maker),
+                exporter=exporter(rival.maker),
                 how=rival.how,
                 precision=rival.precision,
                 arithmetic=arithmetic(rival, engine.precision),
             )
         )
-    ways = {e.rival.name: _ways(contest, e.rival) for e in exported}
+    ways = {e.rival.name: ways_of(contest, e.rival) for e in exported}
     return Compared(
         target=job.target, profile=job.profile, runtime=build.runtime, build=build.engine, accepted=verdict.accepted,
         max_map_drop=job.recipe.goal.max_map_drop, rows=tuple(rows), left_out=tuple(left_out),
@@ -380,23 +177,10 @@ def _notes(contest: Contest, exported: Sequence[Exported]) -> tuple[str, ...]:
 
 
 def _each_way(contest: Contest, exported: Sequence[Exported]) -> list[Exported]:
-    return [e for e in exported for _ in _ways(contest, e.rival).ways]
-
-
-def _ways(contest: Contest, rival: Rival) -> Ways:
-    return read_json(contest.shop / f"ways/{rival.slug}.json", Ways, EdgepruneError)
-
-
-def _exporter(maker: str) -> str:
-    return f"{maker} {versions(maker)[maker]}"
+    return [e for e in exported for _ in ways_of(contest, e.rival).ways]
 
 
 def _bytes(artifact: Path) -> int:
     """Bytes that the runtime loads: the model's own files, not what describes them."""
     loaded = [artifact] if artifact.is_file() else [p for p in artifact.iterdir() if p.suffix in {".xml", ".bin"}]
     return sum(p.stat().st_size for p in loaded)
-
-
-def _in_a_line(error: EdgepruneError) -> str:
-    told = [f"{name}: {error.details[name]}" for name in ("expected", "got", "next step") if error.details[name]]
-    return "; ".join((error.what.rstrip("."), *told))

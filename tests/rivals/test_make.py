@@ -5,15 +5,22 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
+import openvino
 import pytest
 import torch
 
 from edgeprune.errors import ExportError
+from edgeprune.export.engine import build_engine, engine_file
 from edgeprune.machine import installed
 from edgeprune.records.dataset import read_dataset
 from edgeprune.rivals.make import unheard
+from edgeprune.rivals.ptq import quantize
+from edgeprune.runtime.preprocess import letterbox, read_image
+from edgeprune.runtime.session import open_session
 from edgeprune.yolo.data import make_view
 from edgeprune.yolo.rivals import export, finetune
+from tests.bench.test_measure import net
 
 
 def test_openvino_and_nncf_have_no_consent_to_call_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -42,6 +49,24 @@ def test_what_the_exporter_cant_do_is_said_in_its_words(tiny: Path, tmp_path: Pa
     assert str(log) in str(error.value)
 
 
+def test_nncf_quantizes_an_ir_with_either_preset(tmp_path: Path, scenes: Path) -> None:
+    """Symmetric ranges of activations with the one, asymmetric ones with the other: other roundings."""
+    graph = net(tmp_path / "n.onnx", 2)
+    whole = engine_file(build_engine("openvino", graph, _empty(tmp_path / "whole")))
+    images = read_dataset(scenes).splits["train"][:3]
+    answers = []
+    for preset in ("performance", "mixed"):
+        made = engine_file(quantize(whole, images, preset, _empty(tmp_path / preset), tmp_path / "log"))
+        operations = openvino.Core().read_model(made).get_ops()
+        assert sum(op.get_type_name() == "FakeQuantize" for op in operations) >= 2
+        image = letterbox(read_image(images[0]), 32, 32)[0]
+        before, after = (open_session("openvino", file, "fp32").run(image)[0] for file in (whole, made))
+        answers.append(after)
+        assert 0 < np.abs(before - after).max() < 0.1 * np.abs(before).max()
+    assert np.abs(answers[0] - answers[1]).max() > 0
+    assert len((tmp_path / "log").read_text()) > 0
+
+
 @pytest.mark.skipif(bool(installed("nvidia-modelopt")), reason="it is installed")
 def test_quantization_aware_training_names_the_package_that_it_needs(tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"Model Optimizer(.|\n)*pip install 'nvidia-modelopt"):
@@ -68,6 +93,11 @@ def test_an_interrupted_fine_tuning_goes_on_after_its_last_epoch(tiny: Path, sce
     assert _train(tiny, tmp_path, view, done).read_bytes() == kept
     made = export(best, "onnx", None, (64, 64), tmp_path / "made", log=tmp_path / "log")
     assert list((tmp_path / "made").iterdir()) == [made]
+
+
+def _empty(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
 
 
 def _train(checkpoint: Path, folder: Path, view: Path, done: list[int], **others: object) -> Path:
