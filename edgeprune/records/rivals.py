@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from edgeprune.records.base import Record
 from edgeprune.records.calibration import Sha256
@@ -94,15 +94,26 @@ class Compared(Record):
     def row(self, name: str) -> ComparedRow:
         return next(row for row in self.rows if row.name == name)
 
+    @model_validator(mode="after")
+    def _whole(self) -> Compared:
+        sides = {row.name: row.side for row in self.rows}
+        if len(sides) != len(self.rows):
+            raise ValueError("rows have names of their own")
+        if sides.get(self.build) != "build":
+            raise ValueError("build is a row of the build")
+        if "parent" not in sides.values():
+            raise ValueError("there is a row of the parent, which losses are told from")
+        return self
+
     @property
     def rivals(self) -> tuple[ComparedRow, ...]:
         return tuple(row for row in self.rows if row.side == "rival")
 
     @property
     def reference(self) -> float:
-        """mAP50-95 that a loss is told from: the parent's, in the first of its engines (FP32 where the target has
-        it)."""
-        return next(row for row in self.rows if row.side == "parent").map50_95
+        """mAP50-95 that a loss is told from: the parent's in FP32, where the target has it."""
+        parents = [row for row in self.rows if row.side == "parent"]
+        return next((row for row in parents if row.arithmetic == "fp32"), parents[0]).map50_95
 
     def holds(self, row: ComparedRow) -> bool:
         """Whether a row loses no more than was agreed."""

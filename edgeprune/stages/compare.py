@@ -24,7 +24,7 @@ from edgeprune.version import __version__
 def race(contest: Contest, exported: Sequence[Exported], again: bool) -> None:
     """race.json: the build, its parent and everybody else's, interleaved."""
     job = contest.job
-    raced = [*ours(job), *theirs(contest, exported)]
+    raced = [*ours(job), *(engine for _, engine in theirs(contest, exported))]
 
     def act(work: Path) -> None:
         from edgeprune.bench.ask import race as race_of
@@ -55,12 +55,12 @@ def ours(job: Job) -> list[Engine]:
     return tuned(job, engines(job, lacking(job)))
 
 
-def theirs(contest: Contest, exported: Sequence[Exported]) -> list[Engine]:
+def theirs(contest: Contest, exported: Sequence[Exported]) -> list[tuple[Exported, Engine]]:
     """Everybody else's, as they come and at their best."""
     from edgeprune.rivals.ways import engine
 
     return [
-        engine(e.rival, contest.job.profile, way, e.file)
+        (e, engine(e.rival, contest.job.profile, way, e.file))
         for e in exported
         for way in ways_of(contest, e.rival).ways
     ]  # fmt: skip
@@ -133,21 +133,16 @@ def _compared(contest: Contest, exported: Sequence[Exported], left_out: Sequence
         )
         for engine in ours(job)
     ]  # fmt: skip
-    for engine, entrant in zip(theirs(contest, exported), _each_way(contest, exported), strict=True):
+    for entrant, engine in theirs(contest, exported):
         rival = entrant.rival
         scores = read_json(contest.shop / f"scores/{rival.slug}.json", Scores, EdgepruneError).accuracy
-        accuracy = next(a for a in scores if a.engine == engine.precision)
         rows.append(
             row(
-                engine,
-                accuracy,
-                side="rival",
-                exporter=exporter(rival.maker),
-                how=rival.how,
-                precision=rival.precision,
+                engine, next(a for a in scores if a.engine == engine.precision), side="rival",
+                exporter=exporter(rival.maker), how=rival.how, precision=rival.precision,
                 arithmetic=arithmetic(rival, engine.precision),
             )
-        )
+        )  # fmt: skip
     ways = {e.rival.name: ways_of(contest, e.rival) for e in exported}
     return Compared(
         target=job.target, profile=job.profile, runtime=build.runtime, build=build.engine, accepted=verdict.accepted,
@@ -174,10 +169,6 @@ def _notes(contest: Contest, exported: Sequence[Exported]) -> tuple[str, ...]:
     if any(r.trained for r in rival):
         found.append(f"Ultralytics' quantization-aware training had {contest.epochs} epochs, as the build had in all")
     return tuple(found)
-
-
-def _each_way(contest: Contest, exported: Sequence[Exported]) -> list[Exported]:
-    return [e for e in exported for _ in ways_of(contest, e.rival).ways]
 
 
 def _bytes(artifact: Path) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 
 import pytest
+from pydantic import ValidationError
 from rich.console import Console
 
 from edgeprune.bench.measure import compare
@@ -32,8 +33,8 @@ def compared(build: str = "pruned int8", **changes: object) -> Compared:
     }
     rows = tuple(
         ComparedRow(
-            name=name, side=side, exporter="tool 1.0", how="tool export model.pt", precision="int8", arithmetic="int8",
-            map50_95=score, map50=score + 0.2, latency_ms=runs[name].latency_ms,
+            name=name, side=side, exporter="tool 1.0", how="tool export model.pt", precision="int8",
+            arithmetic=name.split()[-1], map50_95=score, map50=score + 0.2, latency_ms=runs[name].latency_ms,
             p50_interval_ms=p50_interval(runs[name]),
             against=None if name == build else compare(runs[build], runs[name]), bytes=3_400_000,
             artifact_sha256=f"{number:064x}",
@@ -117,3 +118,23 @@ def test_the_page_is_readable_in_both_themes_and_no_label_lies_on_another(tabs: 
 def test_the_page_is_no_wider_than_a_phone(tabs: Tabs) -> None:
     tab = tabs(page(FOUND), width=375, height=700)
     assert tab.evaluate("document.documentElement.scrollWidth") <= 375
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"build": "ultralytics int8"}, "build is a row of the build"),
+        ({"rows": (*FOUND.rows, FOUND.rows[0])}, "names of their own"),
+        ({"rows": tuple(row for row in FOUND.rows if row.side != "parent")}, "a row of the parent"),
+    ],
+)
+def test_a_record_that_cant_be_read_as_a_comparison_is_refused(changes: dict[str, object], says: str) -> None:
+    whole = FOUND.model_dump() | changes
+    with pytest.raises(ValidationError, match=says):
+        Compared.model_validate(whole)
+
+
+def test_losses_are_told_from_the_parent_in_fp32() -> None:
+    assert FOUND.reference == 0.617
+    assert FOUND.holds(FOUND.row("nncf <mixed> int8"))
+    assert not FOUND.holds(FOUND.row("nncf int8"))
