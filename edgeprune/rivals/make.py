@@ -86,7 +86,7 @@ def train(
         on_epoch: Called with (epochs done, epochs in all, fitness).
 
     Raises:
-        ExportError: A package that it needs isn't installed, or it failed.
+        ExportError: It failed.
     """
     from edgeprune.yolo.rivals import finetune
 

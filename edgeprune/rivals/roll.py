@@ -15,7 +15,7 @@ OpenVINO 2026.4, 'Quantizing Models Post-training' (the mixed preset is for acti
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -61,6 +61,8 @@ class Rival:
 
 #: What `--without` takes.
 KEYS = ("fp32", "fp16", "int8", "qat", "nncf", "nncf-mixed")
+#: Packages that Ultralytics needs for training with quantize=8, as it asks pip for them (`MODELOPT_REQUIREMENTS`).
+TRAINS_WITH = ("nvidia-modelopt>=0.44", "huggingface_hub")
 #: Ultralytics' names of what we build for.
 _FORMATS = {"onnxruntime": "onnx", "openvino": "openvino"}
 
@@ -90,6 +92,21 @@ def rivals(profile: TargetProfile, epochs: int) -> tuple[Rival, ...]:
             Rival("nncf-mixed", "nncf mixed int8", "nncf", "int8", f"{quantize}, preset=MIXED)", preset="mixed"),
         ]
     return tuple(found)
+
+
+def lacks(rival: Rival, installed: Mapping[str, str]) -> str | None:
+    """What a rival's tool lacks here, and how one comes by it; None where nothing is known to be missing.
+
+    Args:
+        installed: Package -> version, of those of `TRAINS_WITH` that are here.
+    """
+    missing = [asked for asked in TRAINS_WITH if asked.split(">")[0] not in installed]
+    if not rival.trained or not missing:
+        return None
+    return (
+        f"Ultralytics trains with quantize=8 only with {' and '.join(TRAINS_WITH)}; "
+        f"pip install {' '.join(repr(asked) for asked in missing)}"
+    )
 
 
 def require_known(without: Sequence[str]) -> None:

@@ -13,9 +13,10 @@ from pathlib import Path
 
 from edgeprune.errors import EdgepruneError, ExportError
 from edgeprune.job import Job
+from edgeprune.machine import installed
 from edgeprune.records import Report, files, read_json, write_json
 from edgeprune.records.rivals import LeftOut, Scores, Ways
-from edgeprune.rivals.roll import Rival, rivals
+from edgeprune.rivals.roll import TRAINS_WITH, Rival, lacks, rivals
 from edgeprune.schedule import phases
 from edgeprune.stages.common import artifact, probe_images, versions
 from edgeprune.stages.tune import ROUNDS as SETTINGS_ROUNDS
@@ -83,7 +84,7 @@ def runs(job: Job) -> dict[str, str]:
 def export(contest: Contest, missing: dict[str, str]) -> tuple[list[Exported], list[LeftOut]]:
     """engines/RIVAL: every rival's file; and those that can't be had, with the reason."""
     job = contest.job
-    exported, left_out = [], []
+    exported, left_out, here = [], [], installed(*(asked.split(">")[0] for asked in TRAINS_WITH))
     for rival in rivals(job.profile, contest.epochs):
 
         def leave(why: str, rival: Rival = rival) -> None:
@@ -93,6 +94,8 @@ def export(contest: Contest, missing: dict[str, str]) -> tuple[list[Exported], l
             leave(f"--without {rival.key}")
         elif job.profile.runtime == "onnxruntime" and rival.precision in missing:
             leave(missing[rival.precision])
+        elif why := lacks(rival, here):
+            leave(why)
         else:
             try:
                 _export(contest, rival)

@@ -22,10 +22,9 @@ from typing import Any
 import torch
 from ultralytics import YOLO
 from ultralytics.nn.tasks import torch_safe_load
-from ultralytics.utils.torch_utils import MODELOPT_REQUIREMENTS
 
 from edgeprune.errors import ExportError
-from edgeprune.machine import cores, installed
+from edgeprune.machine import cores
 from edgeprune.yolo.log import logged
 
 #: What Ultralytics writes for the epoch of a checkpoint that it won't go on from.
@@ -98,14 +97,8 @@ def finetune(
         The checkpoint of the best epoch on val.
 
     Raises:
-        ExportError: A package that it needs isn't installed, or it failed.
+        ExportError: It failed; with quantize=8, also where what it needs isn't installed (rivals/roll.py: TRAINS_WITH).
     """
-    if quantize == 8 and not installed("nvidia-modelopt"):
-        raise ExportError(
-            "Ultralytics trains with quantize=8 only with NVIDIA's Model Optimizer.",
-            expected=" and ".join(MODELOPT_REQUIREMENTS), got="not installed",
-            next_step=f"pip install {' '.join(repr(name) for name in MODELOPT_REQUIREMENTS)}",
-        )  # fmt: skip
     run, last = work / "run", work / "run" / "weights" / "last.pt"
     best = last.with_name("best.pt")
     resumed = last.is_file()

@@ -12,7 +12,6 @@ import torch
 
 from edgeprune.errors import ExportError
 from edgeprune.export.engine import build_engine, engine_file
-from edgeprune.machine import installed
 from edgeprune.records.dataset import read_dataset
 from edgeprune.rivals.make import unheard
 from edgeprune.rivals.ptq import quantize
@@ -65,12 +64,6 @@ def test_nncf_quantizes_an_ir_with_either_preset(tmp_path: Path, scenes: Path) -
         assert 0 < np.abs(before - after).max() < 0.1 * np.abs(before).max()
     assert np.abs(answers[0] - answers[1]).max() > 0
     assert len((tmp_path / "log").read_text()) > 0
-
-
-@pytest.mark.skipif(bool(installed("nvidia-modelopt")), reason="it is installed")
-def test_quantization_aware_training_names_the_package_that_it_needs(tiny: Path, tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match=r"Model Optimizer(.|\n)*pip install 'nvidia-modelopt"):
-        _train(tiny, tmp_path, tmp_path / "data.yaml", [], quantize=8)
 
 
 def test_an_interrupted_fine_tuning_goes_on_after_its_last_epoch(tiny: Path, scenes: Path, tmp_path: Path) -> None:

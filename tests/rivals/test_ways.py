@@ -9,7 +9,7 @@ import pytest
 
 from edgeprune.records import Settings, TargetProfile
 from edgeprune.records.target import PRECISIONS
-from edgeprune.rivals.roll import KEYS, Rival, rivals
+from edgeprune.rivals.roll import KEYS, TRAINS_WITH, Rival, lacks, rivals
 from edgeprune.rivals.ways import arithmetic, own_arithmetic, ways
 from edgeprune.runtime.session import available
 from tests.bench.test_measure import net
@@ -73,3 +73,13 @@ def test_the_roll_has_every_key_and_the_epochs_of_the_build() -> None:
     assert tuple(r.key for r in rivals(ONNXRUNTIME, 12)) == KEYS[:4]
     assert "epochs=12 quantize=8" in rival("qat").how
     assert len({r.slug for r in rivals(OPENVINO, 12)}) == len(KEYS)
+
+
+def test_training_asks_for_what_ultralytics_asks_for() -> None:
+    from ultralytics.utils.torch_utils import MODELOPT_REQUIREMENTS
+
+    assert tuple(MODELOPT_REQUIREMENTS) == TRAINS_WITH
+    hub = {"huggingface_hub": "1.0"}
+    assert "pip install 'nvidia-modelopt>=0.44'" in str(lacks(rival("qat"), hub))
+    assert lacks(rival("qat"), hub | {"nvidia-modelopt": "0.47"}) is None
+    assert lacks(rival("int8"), {}) is None
