@@ -18,6 +18,7 @@ from typer.core import TyperGroup
 
 from edgeprune.cli_bench import Asked, bench_bundle
 from edgeprune.cli_calibrate import calibrate
+from edgeprune.cli_compare import compare
 from edgeprune.cli_device import device as devices
 from edgeprune.cli_graph import form, gate, kit, lint
 from edgeprune.cli_sweep import sweep
@@ -28,6 +29,7 @@ from edgeprune.records import (
     BoardEngine,
     Bundle,
     CalibrationSet,
+    Compared,
     DeviceInfo,
     Kit,
     Measurement,
@@ -42,6 +44,7 @@ from edgeprune.records import (
     read_json,
 )
 from edgeprune.records.fleet_profile import FleetProfile, Hosts
+from edgeprune.records.latency import LatencyTable
 from edgeprune.version import __version__
 
 
@@ -296,7 +299,7 @@ def apply(
     console.print(f"{out}: MACs {done.macs_ratio:.1%} of the parent's")
 
 
-for command in (sweep, form, lint, gate, kit):
+for command in (sweep, compare, form, lint, gate, kit):
     app.command()(command)
 
 
@@ -334,8 +337,7 @@ def schema(
     """JSON Schemas of the records, for editors."""
     records: tuple[type[Record], ...] = (
         TargetProfile, Recipe, CalibrationSet, PrunePlan, Quantization, Measurement, Bundle, Report, BenchRequest,
-        Benchmark, FleetProfile, Hosts, Kit, BoardEngine, DeviceInfo, Tune,
-        Sweep,
+        Benchmark, FleetProfile, Hosts, Kit, BoardEngine, DeviceInfo, Tune, Sweep, Compared, LatencyTable,
     )  # fmt: skip
     texts = {r.__name__: json.dumps(r.model_json_schema(), indent=2, sort_keys=True) for r in records}
     if out is None:

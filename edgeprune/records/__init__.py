@@ -18,6 +18,7 @@ from edgeprune.records.plan import LayerKeep, PrunedGroup, PrunePlan
 from edgeprune.records.quantization import Affine, Mixed, Quantization, Scheme
 from edgeprune.records.recipe import Goal, Recipe
 from edgeprune.records.report import BenchRun, Offer, Report, Row, Verdict, VerifyRun
+from edgeprune.records.rivals import Compared, ComparedRow
 from edgeprune.records.settings import Settings
 from edgeprune.records.sweep import Sweep
 from edgeprune.records.target import TargetProfile
@@ -38,6 +39,8 @@ __all__ = [
     "CalibrationSet",
     "Candidate",
     "Choice",
+    "Compared",
+    "ComparedRow",
     "Comparison",
     "CpuFrequency",
     "DeviceAddress",

@@ -20,7 +20,6 @@ from edgeprune.bench.ask import Bench, about
 from edgeprune.errors import DeviceError, ProfileError
 from edgeprune.job import Job
 from edgeprune.records import Quantization, TargetProfile, read_json, write_json
-from edgeprune.records.base import InputShape
 from edgeprune.records.latency import LatencyTable, Precisions, PrecisionTimes
 from edgeprune.records.model import ModelFiles
 from edgeprune.stages.common import versions
@@ -53,7 +52,7 @@ class Target:
     model_sha256: str
     activation: str = "keep"
     seed: int = 0
-    parents_shape: InputShape | None = None
+    parents_shape: tuple[int, int, int, int] | None = None
 
     @classmethod
     def of(cls, job: Job) -> Target:
@@ -169,7 +168,10 @@ def precisions(target: Target, model: ModelFiles, parent: Path) -> Precisions:
 
     target.shop.stage(
         "precisions", act,
-        reads={**target.reads, "precisions": asked, "multiple": target.profile.channel_multiple, "parent's": target.parents_shape},
+        reads={
+            **target.reads, "precisions": asked, "multiple": target.profile.channel_multiple,
+            "parent's input": target.parents_shape,
+        },
         makes=("latency/precisions.json",),
     )  # fmt: skip
     return read_json(target.shop / "latency/precisions.json", Precisions, DeviceError)
