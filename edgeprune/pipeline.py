@@ -60,10 +60,11 @@ def build(
     def asked(stage: str) -> bool:
         return again and stage == until
 
-    if "export" in wanted:
+    if "export" in wanted or job.recipe.goal.in_time:
         stages.reach(job, kits="tune" not in wanted)
     with job.shop.open():
         made = stages.admit(job)
+        stages.pace(job)
         for phase in phases(job.recipe, int8=job.int8):
             made = stages.swap(job, phase, made)
             made = stages.calibrate(job, phase, made)

@@ -82,6 +82,26 @@ class LatencyModel:
         return max(corrected(self._correction, self.sums(widths)), self.floor_ms)
 
 
+class PacedModel:
+    """Times of image in to boxes out, by a model of inference alone.
+
+    Attributes:
+        spread, floor_ms: As LatencyModel's.
+    """
+
+    def __init__(self, inference: LatencyModel, around_ms: float, factor: float) -> None:
+        self._inference, self._around, self._factor = inference, around_ms, factor
+        self.spread = inference.spread
+        self.floor_ms = self._paced(inference.floor_ms)
+
+    def ms(self, widths: Widths) -> float:
+        """Milliseconds of a detector of these widths."""
+        return self._paced(self._inference.ms(widths))
+
+    def _paced(self, ms: float) -> float:
+        return self._around + self._factor * ms
+
+
 def corrected(correction: Correction, sums: tuple[float, float]) -> float:
     """Milliseconds of a whole engine from what its layers take alone."""
     return correction.constant_ms + correction.convolutions * sums[0] + correction.joints * sums[1]

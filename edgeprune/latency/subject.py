@@ -80,8 +80,9 @@ class Subject:
         record = (record or _noise_scales(model, profile)) if precision == "int8" else None
         return cls(model, graph, CostModel(graph, model), profile, precision, architecture, record)
 
-    def onnx(self, widths: Widths | None = None) -> onnx.ModelProto:
-        """The graph that the runtime loads, at widths of the channel groups; whole without them."""
+    def source(self, widths: Widths | None = None) -> onnx.ModelProto:
+        """What engines are built from, at widths of the channel groups; whole without them. The float graph, or the
+        quantized one."""
         model, record = self.model, self.record
         if widths is not None:
             keeps = {g.name: tuple(range(int(w))) for g, w in zip(self.graph.groups, widths, strict=True)}
@@ -89,10 +90,19 @@ class Subject:
             model = apply(model, self.graph, plan, blocks.settle)
             record = record and fold.cut(record, plan.layers)
         size = self.profile.input_shape[2:]
-        if record is not None:
-            return form(quantized_graph(model, record, *size), lint_name(self.profile.runtime, self.architecture))
-        made = float_graph(model, *size)
-        return to_half(made) if own_file(self.profile.runtime, self.precision) else made
+        return quantized_graph(model, record, *size) if record is not None else float_graph(model, *size)
+
+    def onnx(self, widths: Widths | None = None) -> onnx.ModelProto:
+        """The graph that the runtime loads."""
+        made = self.source(widths)
+        if self.record is not None:
+            return form(made, lint_name(self.profile.runtime, self.architecture))
+        return to_half(made) if self.half else made
+
+    @property
+    def half(self) -> bool:
+        """Whether the runtime needs a file of its own for this float precision."""
+        return own_file(self.profile.runtime, self.precision)
 
 
 def _noise_scales(model: nn.Module, profile: TargetProfile) -> Quantization:

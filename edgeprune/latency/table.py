@@ -104,21 +104,18 @@ def make_table(
 
 def time_whole(
     subject: Subject, bench: Bench, settings: Settings, work: Path, plans: Sequence[Widths], seed: int = 0,
-    reference: Path | None = None, on_step: OnStep = lambda what, done, total: None,
+    on_step: OnStep = lambda what, done, total: None,
 ) -> list[Timed]:  # fmt: skip
     """Times of whole engines, measured together in passes.
 
     Args:
         work: A folder for this question alone.
         plans: Widths of every engine.
-        reference: A graph that is measured with them; its time comes first.
 
     Raises:
         DeviceError: As `make_table`.
     """
     made = [_Graph(_engine(number), partial(subject.onnx, widths), whole=True) for number, widths in enumerate(plans)]
-    if reference is not None:
-        made.insert(0, _Graph("reference", partial(onnx.load, reference), whole=True))
     graphs = {graph.name: graph for graph in made}
     timed = _Timer(subject, bench, settings, work, seed, on_step).time(graphs)
     return [timed[name] for name in graphs]
@@ -193,10 +190,14 @@ class _Timer:
     def _ask(
         self, graphs: Mapping[str, _Graph], names: Sequence[str], seconds: float, on_graph: Callable[[int], None]
     ) -> None:
+        paths = []
+        for name in names:
+            on_graph(0)  # whole engines take seconds to make: somebody may want to see that all is well
+            paths.append(str(self._file(graphs[name])))
         request = TimeRequest.model_validate(
             {
                 "runtime": self._subject.profile.runtime, "precision": self._subject.precision,
-                "settings": self._settings, "graphs": tuple(str(self._file(graphs[name])) for name in names),
+                "settings": self._settings, "graphs": tuple(paths),
                 "passes": 1, "seconds": seconds, "seed": self._seed,
             }
         )  # fmt: skip

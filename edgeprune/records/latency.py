@@ -19,6 +19,7 @@ from edgeprune.records.calibration import Sha256
 from edgeprune.records.measurement import Milliseconds
 from edgeprune.records.settings import Settings
 from edgeprune.records.target import Precision, Runtime
+from edgeprune.records.tune import Choice
 
 
 class Timed(Record):
@@ -159,28 +160,23 @@ class PrecisionTimes(Record):
 
 
 class Precisions(Record):
-    """precisions.json: what a model takes in each precision of its target, before a plan is made."""
+    """latency/precisions.json: what inference takes in each precision of a target, evenly cut."""
 
-    parent: dict[str, Timed]
-    """Float precision -> the parent, whole, as it was given."""
     model: tuple[PrecisionTimes, ...]
     """The model that is to be cut: another one, where the activation function was swapped."""
     lacking: dict[str, str] = Field(default_factory=dict)
     """Precision that the device hasn't -> why."""
 
-    @property
-    def parent_ms(self) -> float:
-        """The parent in its fastest precision."""
-        return min(timed.ms for timed in self.parent.values())
-
-    def best(self, budget_ms: float) -> PrecisionTimes:
-        """The precision that has to be cut least for a budget; where none gets there, the fastest."""
-        return min(self.model, key=lambda times: _needed(times, budget_ms))
+    def best(self, budget_ms: float) -> tuple[PrecisionTimes, float]:
+        """The precision that has to be cut least for a budget of inference, and how far; where none gets there, the
+        fastest and 1."""
+        found = min(self.model, key=lambda times: _needed(times, budget_ms))
+        return found, min(_needed(found, budget_ms)[0], 1.0)
 
     def sentence(self, budget_ms: float) -> str:
         """Why a precision was chosen, for the report."""
         told = ", ".join(f"{t.precision} {t.engines[0].ms:.2f} to {t.engines[-1].ms:.2f} ms" for t in self.model)
-        return f"pruned for {self.best(budget_ms).precision}: whole to narrowest, engines take {told}"
+        return f"pruned for {self.best(budget_ms)[0].precision}: whole to narrowest, engines take {told}"
 
 
 def _needed(times: PrecisionTimes, budget_ms: float) -> tuple[float, float]:
@@ -192,3 +188,30 @@ def _needed(times: PrecisionTimes, budget_ms: float) -> tuple[float, float]:
             share = (ms - budget_ms) / (ms - less) if ms != float("inf") else 1.0
             return level + share * (after - level), fastest
     return 2.0, fastest
+
+
+class Pace(Record):
+    """latency/pace-PRECISION-LEVEL.json: how engines of a precision are best run, cut about as far as a goal asks, and
+    what stands around their inference. By it, a table's milliseconds become those of image in to boxes out."""
+
+    precision: Precision
+    level: float
+    """How far the engine was cut that this was tried with: 0 whole, 1 as narrow as can be."""
+    choice: Choice
+    """The form and the settings that won."""
+    raced: tuple[str, ...]
+    """Every candidate with its figures, the fastest first; none where there was nothing to choose from."""
+    around_ms: Milliseconds
+    """An image into what the engine takes, and its outputs into boxes, as the parent's are in that form."""
+    inference_ms: Milliseconds
+    """Of that engine."""
+    table_ms: Milliseconds
+    """The same by the table."""
+    reference_ms: Milliseconds
+    """The parent in that form and with these settings, in the same run, image in to boxes out: what later runs are set
+    against."""
+
+    @property
+    def factor(self) -> float:
+        """Inference with the winning settings : as the table has it."""
+        return self.inference_ms / self.table_ms

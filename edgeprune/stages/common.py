@@ -68,15 +68,16 @@ def folder_of(job: Job, variant: str, precision: str) -> str:
     return QUANTIZED if precision == "int8" else variant
 
 
-def asked(job: Job) -> list[tuple[str, Precision]]:
+def asked(job: Job, variants: Sequence[str] = VARIANTS) -> list[tuple[str, Precision]]:
     """Variant and precision of every engine. The parent is float: INT8 is one of the things that the build brings."""
-    pairs = itertools.product(VARIANTS, job.profile.precisions)
+    pairs = itertools.product(variants, job.profile.precisions)
     return [pair for pair in pairs if pair != ("parent", "int8")]
 
 
-def folders(job: Job) -> tuple[str, ...]:
+def folders(job: Job, variants: Sequence[str] = VARIANTS) -> tuple[str, ...]:
     """The folders under engines/ that a job has."""
-    return tuple(dict.fromkeys([*(() if job.on_board else VARIANTS), *(folder_of(job, *pair) for pair in asked(job))]))
+    own = (folder_of(job, *pair) for pair in asked(job, variants))
+    return tuple(dict.fromkeys([*(() if job.on_board else variants), *own]))
 
 
 def forms_folder(name: str) -> str:
@@ -105,13 +106,13 @@ def artifact(folder: Path) -> Path:
     return next(p for p in sorted(folder.iterdir()) if p.name.startswith("model"))
 
 
-def engines(job: Job, lacking: Container[str]) -> list[Engine]:
+def engines(job: Job, lacking: Container[str], variants: Sequence[str] = VARIANTS) -> list[Engine]:
     """Every engine to verify and to race, in its stock form: each variant in each precision but those that the device
     lacks."""
     from edgeprune.export.engine import engine_file
 
     found = []
-    for variant, precision in asked(job):
+    for variant, precision in asked(job, variants):
         if precision not in lacking:
             made = artifact(job.shop / f"engines/{folder_of(job, variant, precision)}")
             engine = Engine.of(job.profile, f"{variant} {precision}", precision, engine_file(made))
@@ -129,14 +130,14 @@ def run_as(job: Job, engine: Engine, choice: Choice) -> Engine:
     return engine.run_with(choice.settings).model_copy(update={"form": choice.form, "file": str(file)})
 
 
-def choices(job: Job) -> dict[str, Choice]:
+def choices(job: Job, file: str = "tune.json") -> dict[str, Choice]:
     """Engine -> the form and the settings that won."""
-    return read_json(job.shop / "tune.json", Tune, DeviceError).chosen
+    return read_json(job.shop / file, Tune, DeviceError).chosen
 
 
-def tuned(job: Job, found: Sequence[Engine]) -> list[Engine]:
+def tuned(job: Job, found: Sequence[Engine], file: str = "tune.json") -> list[Engine]:
     """Engines in the form and with the settings that won."""
-    chosen = choices(job)
+    chosen = choices(job, file)
     return [run_as(job, engine, chosen[engine.name]) for engine in found]
 
 
@@ -147,11 +148,11 @@ def lacking(job: Job) -> dict[str, str]:
     return about(job.bench, job.profile.runtime, job.profile.precisions, job.profile.plugin).lacking
 
 
-def engine_files(job: Job) -> dict[str, Any]:
+def engine_files(job: Job, variants: Sequence[str] = VARIANTS) -> dict[str, Any]:
     """What a stage that runs engines reads; settings, which only latency depends on, are for tune and bench to add."""
     profile = job.profile.model_dump(include={"runtime", "precisions", "plugin", "input_shape", "device"})
     there = job.bench.versions(job.profile.runtime)
-    names = folders(job)
+    names = folders(job, variants)
     forms = [forms_folder(name) for name in names] if job.profile.races_forms else []
     own = {"parent's input": job.own_shape} if job.resized else {}
     return {

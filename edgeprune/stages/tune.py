@@ -17,18 +17,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgeprune.errors import DeviceError
 from edgeprune.job import Job
-from edgeprune.records import BenchRun, Choice, Tune, TuneCandidate, write_json
+from edgeprune.records import BenchRun, Choice, Tune, TuneCandidate, read_json, write_json
 from edgeprune.records.request import AboutAnswer, Engine
 from edgeprune.records.settings import Settings
-from edgeprune.stages.common import engine_files, engines, forms_of, probe_images, run_as
+from edgeprune.stages.common import VARIANTS, engine_files, engines, forms_of, probe_images, run_as
 
 if TYPE_CHECKING:
     from edgeprune.bench.halving import Placed
 
+#: What is known of the parent's engines.
+PARENTS = "tune-parent.json"
 #: Times the time of the fastest engine of the same model. What forms and settings bring beyond the first rung's winner
 #: is some per cent.
 HOPELESS = 2.0
@@ -48,40 +50,56 @@ class Fastest:
 
 def tune(job: Job, again: bool = False) -> None:
     """tune.json: the form and the settings that every engine runs with from here on."""
+    tune_parent(job, again)
 
     def act(work: Path) -> None:
-        from edgeprune.bench.ask import about
+        parents = read_json(job.shop / PARENTS, Tune, DeviceError)
+        write_json(work / "tune.json", _with(parents, _raced(job, "pruned", "tune")))
 
-        profile = job.profile
-        there = about(job.bench, profile.runtime, profile.precisions, profile.plugin)
-        settings, left_out = _settings(job, there)
-        raced = engines(job, there.lacking)
-        found = Tune(chosen={}, left_out=left_out)
-        fastest: dict[str, Fastest] = {}
-        for number, engine in enumerate(raced):
-            variant = engine.name.split()[0]
-
-            def tell(share: float, engine: Engine = engine, number: int = number) -> None:
-                done = round((number + min(share, 1.0)) * UNITS)
-                job.shop.listener.progress("tune", done, len(raced) * UNITS, engine.name)
-
-            own = choose(job, engine, settings, fastest.get(variant), tell)
-            found = _with(found, own)
-            if own.candidates:
-                p50 = own.candidates[0].latency_ms.p50
-                if variant not in fastest or p50 < fastest[variant].p50_ms:
-                    fastest[variant] = Fastest(p50, engine.name)
-        write_json(work / "tune.json", found)
-
-    keys = {"threads", "affinity", "spinning", "optimization", "arena", "hints", "streams", "cache", "forms"}
     job.shop.stage(
         "tune", act,
-        reads={
-            **engine_files(job), "data": job.sha256["data"], "seed": job.recipe.seed,
-            "settings": job.profile.model_dump(mode="json", include=keys),
-        },
-        makes=("tune.json",), force=again,
+        reads={**_reads(job, VARIANTS), "parent's": job.shop / PARENTS}, makes=("tune.json",), force=again,
     )  # fmt: skip
+
+
+def tune_parent(job: Job, again: bool = False) -> None:
+    """tune-parent.json: the same for the parent alone, whatever becomes of it."""
+    job.shop.stage(
+        "tune parent", lambda work: write_json(work / PARENTS, _raced(job, "parent", "tune parent")),
+        reads=_reads(job, ("parent",)), makes=(PARENTS,), force=again,
+    )  # fmt: skip
+
+
+def _reads(job: Job, variants: Sequence[str]) -> dict[str, Any]:
+    keys = {"threads", "affinity", "spinning", "optimization", "arena", "hints", "streams", "cache", "forms"}
+    return {
+        **engine_files(job, variants), "data": job.sha256["data"], "seed": job.recipe.seed,
+        "settings": job.profile.model_dump(mode="json", include=keys),
+    }  # fmt: skip
+
+
+def _raced(job: Job, variant: str, stage: str) -> Tune:
+    """All engines of a variant, each at its best."""
+    from edgeprune.bench.ask import about
+
+    profile = job.profile
+    there = about(job.bench, profile.runtime, profile.precisions, profile.plugin)
+    settings, left_out = settings_of(job, there)
+    raced = engines(job, there.lacking, (variant,))
+    found = Tune(chosen={}, left_out=left_out)
+    fastest: Fastest | None = None
+    for number, engine in enumerate(raced):
+
+        def tell(share: float, engine: Engine = engine, number: int = number) -> None:
+            done = round((number + min(share, 1.0)) * UNITS)
+            job.shop.listener.progress(stage, done, len(raced) * UNITS, engine.name)
+
+        own = choose(job, engine, settings, fastest, tell)
+        found = _with(found, own)
+        if own.candidates:
+            p50 = own.candidates[0].latency_ms.p50
+            fastest = Fastest(p50, engine.name) if fastest is None or p50 < fastest.p50_ms else fastest
+    return found
 
 
 def choose(
@@ -207,8 +225,12 @@ class _Race:
         return run
 
 
-def _settings(job: Job, there: AboutAnswer) -> tuple[tuple[Settings, ...], tuple[str, ...]]:
-    """Settings to race on a device, and sentences on what it can't have."""
+def settings_of(job: Job, there: AboutAnswer) -> tuple[tuple[Settings, ...], tuple[str, ...]]:
+    """Settings to race on a device, and sentences on what it can't have.
+
+    Raises:
+        DeviceError: It can have none of them.
+    """
     from edgeprune.bench.candidates import asks_for_choice, candidates
 
     if not asks_for_choice(job.profile):
@@ -226,6 +248,6 @@ def _with(found: Tune, own: Tune) -> Tune:
     """What was found out so far, and of one more engine."""
     return Tune(
         chosen={**found.chosen, **own.chosen}, candidates=(*found.candidates, *own.candidates),
-        left_out=(*found.left_out, *own.left_out), notes=(*found.notes, *own.notes),
+        left_out=tuple(dict.fromkeys((*found.left_out, *own.left_out))), notes=(*found.notes, *own.notes),
         environment=own.environment or found.environment,
     )  # fmt: skip

@@ -119,12 +119,13 @@ def test_the_precision_is_the_one_that_has_to_be_cut_least() -> None:
         engines = tuple(Timed(passes_ms=(one,)) for one in ms)
         return PrecisionTimes(precision=precision, levels=(0.0, 0.5, 1.0), engines=engines)  # type: ignore[arg-type]
 
-    found = Precisions(
-        parent={"fp32": Timed(passes_ms=(7.0,)), "bf16": Timed(passes_ms=(3.4,))},
-        model=(times("bf16", 3.4, 2.0, 1.0), times("int8", 3.2, 2.4, 1.4)),
-    )
-    assert found.parent_ms == 3.4
-    assert found.best(3.3).precision == "int8"  # whole in INT8, a little cut in BF16
-    assert found.best(2.2).precision == "bf16"
-    assert found.best(1.2).precision == "bf16"  # INT8 doesn't get there
-    assert found.best(0.5).precision == "bf16"  # nobody does: the fastest
+    found = Precisions(model=(times("bf16", 3.4, 2.0, 1.0), times("int8", 3.2, 2.4, 1.4)))
+
+    def best(budget_ms: float) -> tuple[str, float]:
+        precision, level = found.best(budget_ms)
+        return precision.precision, level
+
+    assert best(3.3) == ("int8", 0.0)  # whole in INT8, a little cut in BF16
+    assert best(2.2) == ("bf16", pytest.approx(0.5 * 1.2 / 1.4))
+    assert best(1.2) == ("bf16", pytest.approx(0.9))  # INT8 doesn't get there
+    assert best(0.5) == ("bf16", 1.0)  # nobody does: the fastest
