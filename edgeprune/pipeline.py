@@ -64,7 +64,7 @@ def build(
         stages.reach(job, kits="tune" not in wanted)
     with job.shop.open():
         made = stages.admit(job)
-        stages.pace(job)
+        job = stages.pace(job)
         for phase in phases(job.recipe, int8=job.int8):
             made = stages.swap(job, phase, made)
             made = stages.calibrate(job, phase, made)

@@ -17,6 +17,7 @@ from pydantic import Field
 from edgeprune.records.base import InputShape, Record
 from edgeprune.records.calibration import Sha256
 from edgeprune.records.measurement import Milliseconds
+from edgeprune.records.recipe import Activation
 from edgeprune.records.settings import Settings
 from edgeprune.records.target import Precision, Runtime
 from edgeprune.records.tune import Choice
@@ -188,6 +189,33 @@ def _needed(times: PrecisionTimes, budget_ms: float) -> tuple[float, float]:
             share = (ms - budget_ms) / (ms - less) if ms != float("inf") else 1.0
             return level + share * (after - level), fastest
     return 2.0, fastest
+
+
+class ActivationTried(Record):
+    """What an activation function lets a goal be reached with."""
+
+    activation: Activation
+    precision: Precision
+    """In which it has to be cut least."""
+    level: float
+    """How far: 0 not at all, 1 as narrow as can be."""
+    whole_ms: Milliseconds
+    """Inference of the whole model with it, in that precision."""
+
+
+class ActivationRace(Record):
+    """latency/activation.json."""
+
+    chosen: Activation
+    tried: tuple[ActivationTried, ...] = Field(min_length=1)
+
+    def sentence(self) -> str:
+        """For the report."""
+        told = "; ".join(
+            f"{t.activation}: cut by {t.level:.0%} of what can be in {t.precision}, whole {t.whole_ms:.2f} ms"
+            for t in self.tried
+        )
+        return f"activation: {self.chosen} was chosen for the goal ({told})"
 
 
 class Pace(Record):

@@ -14,7 +14,7 @@ Importance = Literal["random", "l1", "l2", "bn", "taylor"]
 Scope = Literal["global", "uniform"]
 Distillation = Literal["none", "logits", "ultralytics"]
 Schedule = Literal["ptq", "prune-then-qat", "qap"]
-Activation = Literal["keep", "relu", "relu6", "hardswish"]
+Activation = Literal["keep", "relu", "relu6", "hardswish", "race"]
 #: The keys of a goal that say what a build may cost; a recipe gives one of them.
 WAYS = ("macs_ratio", "latency_ms", "speedup", "fps")
 #: Edge of a square input in pixels; the detector's largest stride divides it.
@@ -117,7 +117,8 @@ class Recipe(Record):
     observer: Observer = "percentile"
     """How calibration chooses the range of a tensor; `edgeprune.quant.calibrate` has the rules."""
     activation: Activation = "keep"
-    """Swap SiLU for an activation function that kernels are faster with, before anything is cut. The report says
+    """Swap SiLU for an activation function that kernels are faster with, before anything is cut; race: whichever lets
+    the goal, which is one in time then, be reached with the least cutting. The report says
     what it cost."""
     activation_epochs: int = Field(default=3, ge=1)
     """Epochs that the whole model is given to get used to another activation function."""

@@ -9,15 +9,20 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import get_args
 
 from rich.console import Console
 from rich.table import Table
 
+from edgeprune.errors import DeviceError
+from edgeprune.records import PrunePlan, read_json
 from edgeprune.records.latency import LatencyTable, LayerTimes
+from edgeprune.records.target import Precision
 from edgeprune.report.axes import Scale, frame, svg
 from edgeprune.report.charts import BOTTOM, LEFT, RIGHT, TOP, both
 from edgeprune.report.markup import Markup, join, tag
-from edgeprune.report.sheet import facts, figure, lead, lines_legend, section, sheet, table, themes
+from edgeprune.report.sheet import facts, figure, folded, lead, lines_legend, section, sheet, table, themes
 
 #: Layers that the terminal shows.
 SHOWN = 8
@@ -44,7 +49,7 @@ def page(tables: Sequence[LatencyTable]) -> bytes:
     return sheet(
         f"{first.target}: latency table",
         tag("header", tag("p", "edgeprune latency table", class_="kicker"), tag("h1", first.target), themes()),
-        tag("main", [_precision(found) for found in tables]),
+        tag("main", [table_section(found) for found in tables]),
     )
 
 
@@ -83,23 +88,27 @@ def steps(found: LatencyTable) -> tuple[str, ...]:
     return (f"{told}; {worst[1]}" if worst[0] > 1 else told,)
 
 
-def _precision(found: LatencyTable) -> Markup:
+def tables_of(folder: Path) -> list[LatencyTable]:
+    """The tables that a build's plan was made by, where it was made by any."""
+    plan = folder / "plan.json"
+    if not plan.is_file() or read_json(plan, PrunePlan, DeviceError).time is None:
+        return []
+    there = [folder / f"latency/{precision}.json" for precision in get_args(Precision)]
+    return [read_json(file, LatencyTable, DeviceError) for file in there if file.is_file()]
+
+
+def table_section(found: LatencyTable) -> Markup:
+    """A precision's table as a part of a page: whole engines, then every layer."""
     layers = [layer for layer in found.layers if layer.kind == "convolution"]
     joints = [layer for layer in found.layers if layer.kind == "joint"]
     return section(
-        found.precision, f"{found.precision}: {accuracy(found)}",
-        lead(_where(found), ". ", " ".join(f"{s}." for s in (*steps(found), *found.notes))),
+        f"latency-{found.precision}", f"Latency table, {found.precision}",
+        lead(f"{_where(found)}: {accuracy(found)}. ", " ".join(f"{s}." for s in (*steps(found), *found.notes))),
         figure(
             both(lambda width: _engines(found, width)),
             "Whole engines: predicted over measured. Rings were held out; on the line, a prediction is right.",
         ),
-        [
-            figure(
-                both(lambda width, layer=layer: _layer(layer, width)), f"{layer.what}: {', '.join(layer.names)}",  # type: ignore[misc]
-                legend=lines_legend([f"{i} in" for i in _inputs(layer)]),
-            )
-            for layer in layers
-        ],
+        folded("Every convolution: latency over its width", [_pictured(layer) for layer in layers]),
         table(
             "What lies between convolutions", ("joint", "elements", "ms", "elements", "ms"),
             [(layer.what, *_ends(layer)) for layer in joints], words=(0,),
@@ -115,6 +124,12 @@ def _precision(found: LatencyTable) -> Markup:
             }
         ),
     )  # fmt: skip
+
+
+def _pictured(layer: LayerTimes) -> Markup:
+    lines = [f"{inputs} in" for inputs in _inputs(layer)] if layer.rows else ["as many in"]
+    names = ", ".join(layer.names)
+    return figure(both(lambda width: _layer(layer, width)), f"{layer.what}: {names}", legend=lines_legend(lines))
 
 
 def _where(found: LatencyTable) -> str:

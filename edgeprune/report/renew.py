@@ -1,8 +1,9 @@
 """report.html, made or made anew: a stage that needs nothing but the build's own folder.
 
 Rules:
-- It reads report.json, samples/ and, where they are there, benchmark.json, sweep.json and sizes.json; so what is made
-  later brings its sections with it, and the data set needn't be there any more.
+- It reads report.json, samples/ and, where they are there, benchmark.json, sweep.json, sizes.json and the latency
+  tables that the plan was made by; so what is made later brings its sections with it, and the data set needn't be there
+  any more.
 - A benchmark of another bundle than the one that lies there isn't shown, and the page says so.
 """
 
@@ -14,6 +15,7 @@ from edgeprune.errors import EdgepruneError
 from edgeprune.records import Benchmark, Report, files, read_json
 from edgeprune.records.files import sha256_file
 from edgeprune.report.build_page import page
+from edgeprune.report.latency_table import table_section, tables_of
 from edgeprune.report.pareto import comparison_of, curve_section, curves_of, others
 from edgeprune.report.samples import pictures
 from edgeprune.version import __version__
@@ -21,7 +23,7 @@ from edgeprune.workshop import Workshop
 
 PAGE = "report.html"
 #: What the page shows beside report.json, where it is there.
-BESIDE = ("benchmark.json", "bundle", "samples", "sweep.json", "sizes.json")
+BESIDE = ("benchmark.json", "bundle", "samples", "sweep.json", "sizes.json", "latency")
 
 
 def renew(shop: Workshop, *, force: bool = False) -> Path:
@@ -42,7 +44,10 @@ def renew(shop: Workshop, *, force: bool = False) -> Path:
             work / PAGE,
             page(
                 report, pictures(shop.folder, report.samples), benchmark, why_not,
-                [curve_section(curve, others(shop.folder)) for curve in curves_of(shop.folder, report.inputs)],
+                [
+                    *(curve_section(curve, others(shop.folder)) for curve in curves_of(shop.folder, report.inputs)),
+                    *map(table_section, tables_of(shop.folder)),
+                ],
             ),
         )  # fmt: skip
 

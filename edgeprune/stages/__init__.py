@@ -1,6 +1,8 @@
-"""The stages of a build: what makes a model (make.py) and how long it may take (latency.py, pace.py), what makes files of
-it (export.py), what has a board build its engines (board.py), in which form and how these are run (tune.py), what judges
-them (judge.py) and shows it (page.py)."""
+"""The stages of a build.
+
+make.py makes a model; latency.py and pace.py tell how long it may take; export.py makes files of it, and board.py has a
+board build its engines; tune.py finds in which form and how these are run; judge.py judges them and page.py shows it.
+"""
 
 from edgeprune.stages.board import build_on_device
 from edgeprune.stages.common import reach

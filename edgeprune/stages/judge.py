@@ -25,6 +25,7 @@ from edgeprune.records import (
     read_json,
     write_json,
 )
+from edgeprune.records.latency import ActivationRace
 from edgeprune.records.model import ModelFiles
 from edgeprune.stages.board import board_records, built, built_note, graph_parity, pack_kit
 from edgeprune.stages.common import (
@@ -308,6 +309,12 @@ def _notes(job: Job) -> tuple[str, ...]:
         )
     if job.resized:
         notes.append(_resized_note(job))
+    plan = read_json(job.shop / "plan.json", PrunePlan, EdgepruneError)
+    if plan.time is not None:
+        notes.append(plan.time.sentence())
+    raced = job.shop / "latency/activation.json"
+    if plan.time is not None and raced.is_file():
+        notes.append(read_json(raced, ActivationRace, EdgepruneError).sentence())
     if job.on_board:
         notes += [built_note(job, *pair) for pair in asked(job)]
     if job.int8:

@@ -115,13 +115,14 @@ def latency_table(target: Target, precision: str, model: ModelFiles) -> LatencyT
 
 
 def precisions(target: Target, model: ModelFiles) -> Precisions:
-    """latency/precisions.json: whole engines in every precision that the target races, evenly cut.
+    """latency/precisions-ACTIVATION.json: whole engines in every precision that the target races, evenly cut.
 
     Args:
         model: What is to be cut, with its scales if it has any.
     """
     refuse_boards(target.profile)
     asked, plugin = target.profile.precisions, target.profile.plugin
+    file = f"latency/precisions-{target.activation}.json"
 
     def act(work: Path) -> None:
         from edgeprune.latency.plans import at_level
@@ -137,14 +138,14 @@ def precisions(target: Target, model: ModelFiles) -> Precisions:
                 on_step=target.on_step(f"precisions: {precision}"),
             )  # fmt: skip
             found.append(PrecisionTimes(precision=precision, levels=LEVELS, engines=tuple(timed)))
-        write_json(work / "latency/precisions.json", Precisions(model=tuple(found), lacking=lacking))
+        write_json(work / file, Precisions(model=tuple(found), lacking=lacking))
 
     target.shop.stage(
-        "precisions", act,
+        f"precisions, activation {target.activation}", act,
         reads={**target.reads, "precisions": asked, "multiple": target.profile.channel_multiple},
-        makes=("latency/precisions.json",),
+        makes=(file,),
     )  # fmt: skip
-    return read_json(target.shop / "latency/precisions.json", Precisions, DeviceError)
+    return read_json(target.shop / file, Precisions, DeviceError)
 
 
 def scales_of(model: ModelFiles) -> Quantization | None:

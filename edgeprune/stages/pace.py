@@ -14,15 +14,17 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeprune.errors import DeviceError
+from edgeprune.errors import DeviceError, RecipeError
 from edgeprune.job import Job
-from edgeprune.records import BenchRun, Choice, Measurement, read_json, write_json
+from edgeprune.records import BenchRun, Choice, Measurement, files, read_json, write_json
 from edgeprune.records.form import Form
-from edgeprune.records.latency import LatencyTable, Pace
+from edgeprune.records.latency import ActivationRace, ActivationTried, LatencyTable, Pace
 from edgeprune.records.model import ModelFiles
+from edgeprune.records.recipe import Activation
 from edgeprune.records.request import Engine
 from edgeprune.records.settings import Settings
 from edgeprune.stages.common import choices, engine_files, engines, forms_of, lacking, probe_images, run_as, tuned
@@ -43,12 +45,31 @@ ROUNDS = 12
 #: Goals share what was found out with an engine cut about as far: levels are rounded to this many.
 LEVELS = 4
 REFERENCE = "parent"
+#: Activation functions to race; the model's own first.
+ACTIVATIONS: tuple[Activation, ...] = ("keep", "relu", "hardswish")
+#: How much less a model must be cut with another activation function for that to be worth what a swap costs.
+WORTH = 0.1
 
 
-def pace(job: Job) -> None:
-    """parent.onnx, its engines, tune-parent.json; latency/parent.json: these engines at their best, in one run."""
+def pace(job: Job) -> Job:
+    """parent.onnx, its engines, tune-parent.json; latency/parent.json: these engines at their best, in one run. And
+    latency/activation.json where the recipe races activation functions.
+
+    Returns:
+        The job, with the activation function that won.
+
+    Raises:
+        RecipeError: Activation functions are to be raced for a goal that isn't one in time.
+        ProfileError: A goal in time for a board.
+    """
     if not job.recipe.goal.in_time:
-        return
+        if job.recipe.activation == "race":
+            raise RecipeError(
+                "Activation functions are raced for a goal in time.", where="activation",
+                expected="goal: latency_ms, speedup or fps", got="goal: macs_ratio",
+                next_step="give such a goal, or name the activation",
+            )  # fmt: skip
+        return job
     refuse_boards(job.profile)
     export_float(job, "parent", job.shop / "parent.pt")
     tune_parent(job)
@@ -62,6 +83,57 @@ def pace(job: Job) -> None:
         reads={**engine_files(job, ("parent",)), "tuned": job.shop / PARENTS, "data": job.sha256["data"]},
         makes=("latency/parent.json",),
     )  # fmt: skip
+    if job.recipe.activation != "race":
+        files.remove(job.shop / "latency/activation.json")  # of another recipe
+        return job
+    return replace(job, recipe=job.recipe.model_copy(update={"activation": _raced_activation(job).chosen}))
+
+
+def _raced_activation(job: Job) -> ActivationRace:
+    """latency/activation.json: for every activation function, how far the model must be cut with it for the goal."""
+    _, around, goal_ms = _aim(job)
+    tried = []
+    for activation in ACTIVATIONS:
+        model = _swapped(job, activation)
+        times = precisions(replace(Target.of(job), activation=activation), model)
+        best, level = times.best(max(goal_ms - around, 0.0))
+        whole = best.engines[0].ms
+        tried.append(ActivationTried(activation=activation, precision=best.precision, level=level, whole_ms=whole))
+    kept, least = tried[0], min(tried, key=lambda t: t.level)
+    chosen = least if kept.level - least.level > WORTH else kept
+    race = ActivationRace(chosen=chosen.activation, tried=tuple(tried))
+    write_json(job.shop / "latency/activation.json", race)
+    return race
+
+
+def _swapped(job: Job, activation: Activation) -> ModelFiles:
+    """latency/swapped-ACTIVATION.pt: the parent with another activation function, to be timed and not used."""
+    if activation == "keep":
+        return ModelFiles(job.shop / "parent.pt")
+    file = f"latency/swapped-{activation}.pt"
+
+    def act(work: Path) -> None:
+        from edgeprune.yolo.blocks import swap_activation
+        from edgeprune.yolo.checkpoint import pack
+        from edgeprune.yolo.load import load_detector
+
+        detector = load_detector(job.shop / "parent.pt")
+        swap_activation(detector.model, activation)
+        files.write_bytes(work / file, pack(detector.model, detector.checkpoint, half=detector.half))
+
+    job.shop.stage(
+        f"try activation {activation}", act,
+        reads={"parent": job.shop / "parent.pt", "activation": activation}, makes=(file,),
+    )  # fmt: skip
+    return ModelFiles(job.shop / file)
+
+
+def _aim(job: Job, share: float = 1.0) -> tuple[float, float, float]:
+    """Of the parent at its best, image in to boxes out, and of that outside of its engine; and the budget. In ms."""
+    parent = min(_parents(job).measurements, key=lambda m: m.latency_ms.p50)
+    assert parent.parts is not None
+    around = parent.parts.preprocess_ms + parent.parts.postprocess_ms
+    return parent.latency_ms.p50, around, job.recipe.goal.budget_ms(parent.latency_ms.p50, share)
 
 
 def clock(job: Job, share: float, model: ModelFiles) -> tuple[Clock, dict[str, object]]:
@@ -73,11 +145,9 @@ def clock(job: Job, share: float, model: ModelFiles) -> tuple[Clock, dict[str, o
     """
     from edgeprune.prune.time import Timing
 
-    goal, target = job.recipe.goal, Target.of(job)
-    parent = min(_parents(job).measurements, key=lambda m: m.latency_ms.p50)
-    goal_ms, budget = (goal.budget_ms(parent.latency_ms.p50, s) for s in (1.0, share))
-    assert parent.parts is not None
-    around = parent.parts.preprocess_ms + parent.parts.postprocess_ms
+    target = Target.of(job)
+    _, around, goal_ms = _aim(job)
+    budget = _aim(job, share)[2]
     best, level = precisions(target, model).best(max(goal_ms - around, 0.0))
     table = latency_table(target, best.precision, model)
     found = _pace_of(job, target, model, table, best.precision, round(level * LEVELS) / LEVELS)
@@ -89,9 +159,12 @@ def clock(job: Job, share: float, model: ModelFiles) -> tuple[Clock, dict[str, o
         return Timing(paced, budget, _measure(job, target, model, found, graph, module) if share == 1.0 else None)
 
     return tell, {
-        "goal": goal.model_dump(exclude={"max_map_drop"}), "share": share, "pace": found.model_dump(mode="json"),
-        "table": target.shop / f"latency/{best.precision}.json", "parent's pace": job.shop / "latency/parent.json",
-    }  # fmt: skip
+        "goal": job.recipe.goal.model_dump(exclude={"max_map_drop"}),
+        "share": share,
+        "pace": found.model_dump(mode="json"),
+        "table": target.shop / f"latency/{best.precision}.json",
+        "parent's pace": job.shop / "latency/parent.json",
+    }
 
 
 def _pace_of(job: Job, target: Target, model: ModelFiles, table: LatencyTable, precision: str, level: float) -> Pace:
@@ -182,10 +255,9 @@ class _Engines:
         """Form -> the file that the runtime loads; in every form that the target races, or in one."""
         from edgeprune.export.cuts import forms_of as forms_that
         from edgeprune.export.engine import build_engine, engine_file
-        from edgeprune.records.files import write_bytes
 
         source, runtime = self._folder / "source.onnx", self._job.profile.runtime
-        write_bytes(source, self._subject.source(widths).SerializeToString(deterministic=True))
+        files.write_bytes(source, self._subject.source(widths).SerializeToString(deterministic=True))
         wanted = (form,) if form else forms_that(source, runtime) if self._job.profile.races_forms else (Form(),)
         made = {}
         for number, one in enumerate(wanted):
