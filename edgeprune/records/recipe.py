@@ -27,11 +27,11 @@ class Goal(Record):
     macs_ratio: float | None = Field(default=None, gt=0.05, lt=1.0)
     """Multiply-accumulates of the build : the parent's, at most. 0.5 where no goal is given."""
     latency_ms: float | None = Field(default=None, gt=0.0)
-    """Median time of one inference on the target in milliseconds, at most."""
+    """Median time on the target, image in to boxes out, in milliseconds, at most."""
     speedup: float | None = Field(default=None, gt=1.0, le=100.0)
     """The parent's median time : the build's, at least."""
     fps: float | None = Field(default=None, gt=0.0)
-    """Inferences a second on the target, one after the other, at least: 1000 : latency_ms."""
+    """Images a second on the target, one after the other, at least: 1000 : latency_ms."""
     max_map_drop: float = Field(default=0.01, ge=0.0, le=0.5)
     """mAP50-95 (0 to 1) that the build may lose against its parent on the same runtime."""
 
@@ -61,7 +61,7 @@ class Goal(Record):
         return self.macs_ratio**share
 
     def budget_ms(self, parent_ms: float, share: float = 1.0) -> float:
-        """Time in ms that an inference may take after this share of the way; the whole way ends at the goal exactly.
+        """Time in ms that an image may take after this share of the way; the whole way ends at the goal exactly.
 
         Args:
             parent_ms: Of the parent on the target, as the build will be measured.
