@@ -257,12 +257,13 @@ class _Engines:
         from edgeprune.export.engine import build_engine, engine_file
 
         source, runtime = self._folder / "source.onnx", self._job.profile.runtime
+        files.remove(self._folder)  # what an interrupted run left
         files.write_bytes(source, self._subject.source(widths).SerializeToString(deterministic=True))
         wanted = (form,) if form else forms_that(source, runtime) if self._job.profile.races_forms else (Form(),)
         made = {}
         for number, one in enumerate(wanted):
             folder = self._folder / f"form-{number}"
-            folder.mkdir()
+            folder.mkdir(parents=True)
             quantized = self._subject.record is not None
             made[one] = engine_file(
                 build_engine(
