@@ -3,19 +3,22 @@
 Rules:
 - Whole engines go the way that a build goes: cut, fused, exported, coded for the runtime. Which channels stay doesn't
   matter for time, so the first ones do.
+- What decodes boxes and scales pixels isn't in these engines where the target may leave that to its runtime: it is the
+  same at all widths.
 - In INT8, scales are those that the model has. Where it has none yet, they come from one image of noise: time depends
   on where numbers are rounded, not on what they are.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 from torch import nn
 
+from edgeprune.export.cuts import head_of, with_pixels, without_decode
 from edgeprune.export.forms import form
 from edgeprune.export.half import to_half
 from edgeprune.export.lint import lint_name
@@ -27,6 +30,7 @@ from edgeprune.prune.make import channel_graph, require_stride
 from edgeprune.quant import fold
 from edgeprune.quant.calibrate import Image, calibrate
 from edgeprune.records import Quantization, TargetProfile
+from edgeprune.records.form import Form
 from edgeprune.records.target import own_file
 from edgeprune.yolo import blocks
 from edgeprune.yolo.load import load_detector
@@ -43,6 +47,7 @@ class Subject:
         model: The detector.
         graph: Its channel graph.
         record: Its scales, where the precision is int8.
+        form: What its engines have: all that can be left to the runtime is, where the target races forms.
     """
 
     model: nn.Module
@@ -52,6 +57,7 @@ class Subject:
     precision: str
     architecture: str
     record: Quantization | None
+    form: Form
 
     @classmethod
     def of(
@@ -78,7 +84,8 @@ class Subject:
     ) -> Subject:  # fmt: skip
         """The same of a model that is open, with its channel graph."""
         record = (record or _noise_scales(model, profile)) if precision == "int8" else None
-        return cls(model, graph, CostModel(graph, model), profile, precision, architecture, record)
+        made = cls(model, graph, CostModel(graph, model), profile, precision, architecture, record, Form())
+        return replace(made, form=leanest(made.source())) if profile.races_forms else made
 
     def source(self, widths: Widths | None = None) -> onnx.ModelProto:
         """What engines are built from, at widths of the channel groups; whole without them. The float graph, or the
@@ -95,14 +102,23 @@ class Subject:
     def onnx(self, widths: Widths | None = None) -> onnx.ModelProto:
         """The graph that the runtime loads."""
         made = self.source(widths)
+        if self.form.head == "runtime":
+            made = without_decode(made)
         if self.record is not None:
-            return form(made, lint_name(self.profile.runtime, self.architecture))
-        return to_half(made) if self.half else made
+            made = form(made, lint_name(self.profile.runtime, self.architecture))
+        elif self.half:
+            made = to_half(made)
+        return with_pixels(made) if self.form.input == "pixels" else made
 
     @property
     def half(self) -> bool:
         """Whether the runtime needs a file of its own for this float precision."""
         return own_file(self.profile.runtime, self.precision)
+
+
+def leanest(source: onnx.ModelProto) -> Form:
+    """The form of a graph that leaves most to the runtime."""
+    return Form(input="pixels", head="runtime" if head_of(source) else "graph")
 
 
 def _noise_scales(model: nn.Module, profile: TargetProfile) -> Quantization:

@@ -16,6 +16,7 @@ from pydantic import Field
 
 from edgeprune.records.base import InputShape, Record
 from edgeprune.records.calibration import Sha256
+from edgeprune.records.form import Form
 from edgeprune.records.measurement import Milliseconds
 from edgeprune.records.recipe import Activation
 from edgeprune.records.settings import Settings
@@ -127,6 +128,8 @@ class LatencyTable(Record):
     precision: Precision
     settings: Settings
     """How each engine was run."""
+    form: Form = Form()
+    """What its engines have."""
     input_shape: InputShape
     device: str
     """Its address."""
@@ -170,9 +173,9 @@ class Precisions(Record):
 
     def best(self, budget_ms: float) -> tuple[PrecisionTimes, float]:
         """The precision that has to be cut least for a budget of inference, and how far; where none gets there, the
-        fastest and 1."""
+        fastest, and over 1: the more, the further it stays behind."""
         found = min(self.model, key=lambda times: _needed(times, budget_ms))
-        return found, min(_needed(found, budget_ms)[0], 1.0)
+        return found, _needed(found, budget_ms)
 
     def sentence(self, budget_ms: float) -> str:
         """Why a precision was chosen, for the report."""
@@ -180,15 +183,16 @@ class Precisions(Record):
         return f"pruned for {self.best(budget_ms)[0].precision}: whole to narrowest, engines take {told}"
 
 
-def _needed(times: PrecisionTimes, budget_ms: float) -> tuple[float, float]:
-    """The level of cutting at which a budget is met, linear between those measured; over 1 where it isn't."""
+def _needed(times: PrecisionTimes, budget_ms: float) -> float:
+    """The level of cutting at which a budget is met, linear between those measured; where it isn't, 1 and by how much
+    the fastest is slower."""
     points = [(level, engine.ms) for level, engine in zip(times.levels, times.engines, strict=True)]
-    fastest = min(ms for _, ms in points)
-    for (level, ms), (after, less) in pairwise([(0.0, float("inf")), *points]):
+    if points[0][1] <= budget_ms:
+        return points[0][0]
+    for (level, ms), (after, less) in pairwise(points):
         if less <= budget_ms:
-            share = (ms - budget_ms) / (ms - less) if ms != float("inf") else 1.0
-            return level + share * (after - level), fastest
-    return 2.0, fastest
+            return level + (ms - budget_ms) / (ms - less) * (after - level)
+    return min(ms for _, ms in points) / max(budget_ms, 1e-9)
 
 
 class ActivationTried(Record):
@@ -198,7 +202,7 @@ class ActivationTried(Record):
     precision: Precision
     """In which it has to be cut least."""
     level: float
-    """How far: 0 not at all, 1 as narrow as can be."""
+    """How far: 0 not at all, 1 as narrow as can be; over 1, the goal can't be had with it, by the evenly cut."""
     whole_ms: Milliseconds
     """Inference of the whole model with it, in that precision."""
 
@@ -212,7 +216,7 @@ class ActivationRace(Record):
     def sentence(self) -> str:
         """For the report."""
         told = "; ".join(
-            f"{t.activation}: cut by {t.level:.0%} of what can be in {t.precision}, whole {t.whole_ms:.2f} ms"
+            f"{t.activation}: cut by {t.level:.0%} of what can be, in {t.precision}, whole {t.whole_ms:.2f} ms"
             for t in self.tried
         )
         return f"activation: {self.chosen} was chosen for the goal ({told})"

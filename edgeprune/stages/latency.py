@@ -66,7 +66,7 @@ class Target:
         return {
             "model": self.model_sha256, "activation": self.activation, "runtime": profile.runtime,
             "settings": profile.settings.model_dump(mode="json"), "shape": profile.input_shape,
-            "scheme": profile.quantization.model_dump(), "device": self.bench.address,
+            "forms": profile.races_forms, "scheme": profile.quantization.model_dump(), "device": self.bench.address,
             "there": self.bench.versions(profile.runtime), "power mode": self.bench.info.power_mode,
             "seed": self.seed, **versions("ultralytics", "torch", "onnx", "onnxslim"),
         }  # fmt: skip

@@ -100,7 +100,7 @@ def _raced_activation(job: Job) -> ActivationRace:
         whole = best.engines[0].ms
         tried.append(ActivationTried(activation=activation, precision=best.precision, level=level, whole_ms=whole))
     kept, least = tried[0], min(tried, key=lambda t: t.level)
-    chosen = least if kept.level - least.level > WORTH else kept
+    chosen = least if kept.level > 1 or kept.level - least.level > WORTH else kept
     race = ActivationRace(chosen=chosen.activation, tried=tuple(tried))
     write_json(job.shop / "latency/activation.json", race)
     return race
@@ -150,7 +150,7 @@ def clock(job: Job, share: float, model: ModelFiles) -> tuple[Clock, dict[str, o
     budget = _aim(job, share)[2]
     best, level = precisions(target, model).best(max(goal_ms - around, 0.0))
     table = latency_table(target, best.precision, model)
-    found = _pace_of(job, target, model, table, best.precision, round(level * LEVELS) / LEVELS)
+    found = _pace_of(job, target, model, table, best.precision, round(min(level, 1.0) * LEVELS) / LEVELS)
 
     def tell(graph: ChannelGraph, module: nn.Module) -> Timing:
         from edgeprune.latency.model import LatencyModel, PacedModel

@@ -128,4 +128,4 @@ def test_the_precision_is_the_one_that_has_to_be_cut_least() -> None:
     assert best(3.3) == ("int8", 0.0)  # whole in INT8, a little cut in BF16
     assert best(2.2) == ("bf16", pytest.approx(0.5 * 1.2 / 1.4))
     assert best(1.2) == ("bf16", pytest.approx(0.9))  # INT8 doesn't get there
-    assert best(0.5) == ("bf16", 1.0)  # nobody does: the fastest
+    assert best(0.5) == ("bf16", 2.0)  # nobody does: the fastest, and how far it stays behind
