@@ -95,10 +95,10 @@ def make_table(
     return LatencyTable(
         target=target, runtime=subject.profile.runtime, version=version, precision=subject.precision,
         settings=settings, form=subject.form, input_shape=subject.profile.input_shape, device=bench.address,
-        board=info.board, soc=info.soc, architecture=info.architecture, power_mode=info.power_mode, clocks_pinned=info.clocks_pinned,
-        environment=timer.environment, graph_sha256=subject.graph.sha256, empty_ms=timed["empty"].ms,
-        spread=float(np.quantile([t.spread for t in timed.values()], 0.9)), layers=layers, engines=engines,
-        correction=correction, error=error_of(engines), notes=timer.notes,
+        board=info.board, soc=info.soc, architecture=info.architecture, power_mode=info.power_mode,
+        clocks_pinned=info.clocks_pinned, environment=timer.environment, graph_sha256=subject.graph.sha256,
+        empty_ms=timed["empty"].ms, spread=float(np.quantile([t.spread for t in timed.values()], 0.9)),
+        layers=layers, engines=engines, correction=correction, error=error_of(engines), notes=timer.notes,
     )  # fmt: skip
 
 
