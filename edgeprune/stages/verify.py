@@ -1,4 +1,4 @@
-"""The stages that find out whether engines compute what they should: against torch, and their mAP on the runtime itself.
+"""The stages that find out whether engines compute what they should: against torch, and by mAP on the runtime itself.
 
 Rules:
 - Tensors are compared in the stock form. Another one that won finds the same as the stock form does, or is refused;
