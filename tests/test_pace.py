@@ -10,7 +10,7 @@ import pytest
 import edgeprune
 from edgeprune.errors import DeviceError, EdgepruneError, ProfileError, RecipeError
 from edgeprune.latency import table as tables
-from edgeprune.records import BenchRun, Goal, PrunePlan, Recipe, TargetProfile, Tune, read_json
+from edgeprune.records import BenchRun, Goal, PrunePlan, Recipe, TargetProfile, Tune, read_json, write_json
 from edgeprune.records.latency import LatencyTable, Precisions
 from edgeprune.report.latency_table import tables_of
 from edgeprune.stages import pace as paces
@@ -112,6 +112,33 @@ def test_goals_that_cannot_be(out: Path, tiny: Path, scenes: Path) -> None:
     board = TARGET.model_copy(update={"runtime": "tensorrt", "precisions": ("fp16",), "device": "ssh://nobody@[::1]:1"})
     with pytest.raises((ProfileError, DeviceError)):
         build(recipe(speedup=2), board)
+
+
+def test_a_table_that_was_made_before_is_taken_where_it_fits(
+    out: Path, tiny: Path, scenes: Path, tmp_path: Path
+) -> None:
+    def build(file: Path, ear: Listener | None = None) -> None:
+        edgeprune.build(
+            model=tiny, data=scenes, target=TARGET, out=tmp_path, folder="c", until="prune", listener=ear,
+            recipe=recipe(speedup=1.1).model_copy(update={"latency_table": str(file)}),
+        )  # fmt: skip
+
+    made = read_json(out / "a/latency/fp32.json", LatencyTable, DeviceError)
+    for change, named in (
+        ({"version": "0.1"}, "version"), ({"soc": "Another"}, "soc"), ({"power_mode": "0 MAXN"}, "power_mode"),
+        ({"input_shape": (1, 3, 64, 64)}, "input_shape"), ({"runtime": "openvino"}, "runtime"),
+    ):  # fmt: skip
+        write_json(tmp_path / "other.json", made.model_copy(update=change))
+        with pytest.raises(ProfileError, match=f"made for something else(.|\n)*{named}"):
+            build(tmp_path / "other.json")
+    write_json(tmp_path / "other.json", made.model_copy(update={"precision": "int8"}))
+    with pytest.raises(ProfileError, match="doesn't race"):
+        build(tmp_path / "other.json")
+    ear = Ear()
+    build(out / "a/latency/fp32.json", ear)
+    assert "latency table fp32" not in ear.heard
+    plan = read_json(tmp_path / "c/plan.json", PrunePlan, EdgepruneError)
+    assert plan.time is not None
 
 
 def test_the_table_by_itself_on_the_command_line(tmp_path: Path, tiny: Path) -> None:

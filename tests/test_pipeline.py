@@ -30,6 +30,7 @@ runtime: {runtime}
 input_shape: [1, 3, 64, 64]
 precisions: [fp32]
 threads: 1
+forms: stock
 """
 RECIPE = """
 goal: {macs_ratio: 0.5, max_map_drop: 0.5}

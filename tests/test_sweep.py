@@ -66,7 +66,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory, tiny: Path, scenes: Path, ta
 def test_what_goals_share_is_done_once(swept: tuple[Path, Sweep, Ear]) -> None:
     _, _, ear = swept
     goals, built = len(GOALS), len(GOALS) - 1
-    for stage in ("admit", "export parent to onnx", "export parent to onnxruntime"):
+    for stage in ("admit", "export parent to onnx", "export parent to onnxruntime", "tune parent", "verify parent"):
         assert ear.ran[stage] == 1, stage
     assert ear.heard["admit", "taken over"] == goals - 1
     assert ear.heard["export parent to onnx", "taken over"] == built - 1

@@ -8,11 +8,14 @@ Rules:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
 from edgeprune.graph.channels import ChannelGraph
 from edgeprune.graph.cost import Widths
+from edgeprune.prune.ladder import Limits, rows_of
 
 #: Pruning ratio that no group of a plan exceeds here; more than any recipe's default, so that the model never guesses.
 MAX_RATIO = 0.9
@@ -20,17 +23,13 @@ MAX_RATIO = 0.9
 SCATTER = 0.25
 
 #: The widths that a cluster can take: one row of group widths each, whole first.
-Ladder = list[tuple[int, ...]]
+Ladder = tuple[tuple[int, ...], ...]
 
 
 def ladders(graph: ChannelGraph, multiple: int) -> list[Ladder]:
     """Of every cluster, in the graph's order."""
-    found = []
-    for cluster in graph.clusters:
-        whole, *others = graph.proportions(cluster)
-        narrower = [row for row in others if min(row) >= multiple and row[0] >= (1 - MAX_RATIO) * whole[0]]
-        found.append([whole, *(row for row in narrower if all(width % multiple == 0 for width in row))])
-    return found
+    limits = Limits(channel_multiple=multiple, min_width=multiple, max_group_ratio=MAX_RATIO)
+    return [rows_of(graph, cluster, limits) for cluster in graph.clusters]
 
 
 def at_level(graph: ChannelGraph, multiple: int, level: float) -> Widths:
@@ -48,7 +47,7 @@ def at_random(graph: ChannelGraph, multiple: int, count: int, seed: int) -> list
     ]
 
 
-def _widths(graph: ChannelGraph, rows: list[Ladder], levels: npt.NDArray[np.float64]) -> Widths:
+def _widths(graph: ChannelGraph, rows: Sequence[Ladder], levels: npt.NDArray[np.float64]) -> Widths:
     widths = np.zeros(len(graph.groups))
     for cluster, ladder, level in zip(graph.clusters, rows, np.clip(levels, 0, 1).tolist(), strict=True):
         widths[list(cluster)] = ladder[round(level * (len(ladder) - 1))]

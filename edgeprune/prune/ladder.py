@@ -57,23 +57,10 @@ class Ladder:
     @staticmethod
     def of(graph: ChannelGraph, cluster: Sequence[int], limits: Limits, ascending: Scores) -> Ladder:
         """A cluster's ladder; `ascending` has the running sums of every group's scores, lowest first."""
-        whole, *candidates = graph.proportions(cluster)
-        from_ = [limits.original.get(graph.groups[g].name, graph.groups[g].size) for g in cluster]
-        allowed = [
-            row
-            for row in candidates
-            if all(
-                w >= min(limits.min_width, size) and 1 - w / original <= limits.max_group_ratio + 1e-9
-                for w, size, original in zip(row, whole, from_, strict=True)
-            )
-        ]
-        aligned = [row for row in allowed if all(w % limits.channel_multiple == 0 for w in row)]
-        if not aligned:
-            aligned = [row for row in allowed if max(row) % limits.channel_multiple == 0]
-        rows = (whole, *aligned)
+        rows = rows_of(graph, cluster, limits)
         names = [graph.groups[g].name for g in cluster]
         lost = [
-            float(sum(ascending[n][a - b - 1] for n, a, b in zip(names, whole, row, strict=True) if a > b))
+            float(sum(ascending[n][a - b - 1] for n, a, b in zip(names, rows[0], row, strict=True) if a > b))
             for row in rows
         ]
         return Ladder(tuple(cluster), rows, np.array(lost))
@@ -82,6 +69,22 @@ class Ladder:
     def last(self) -> int:
         """The narrowest rung."""
         return len(self.widths) - 1
+
+
+def rows_of(graph: ChannelGraph, cluster: Sequence[int], limits: Limits) -> tuple[tuple[int, ...], ...]:
+    """The widths of a cluster's rungs, whole first."""
+    whole, *candidates = graph.proportions(cluster)
+    from_ = [limits.original.get(graph.groups[g].name, graph.groups[g].size) for g in cluster]
+    allowed = [
+        row
+        for row in candidates
+        if all(
+            w >= min(limits.min_width, size) and 1 - w / original <= limits.max_group_ratio + 1e-9
+            for w, size, original in zip(row, whole, from_, strict=True)
+        )
+    ]
+    aligned = [row for row in allowed if all(w % limits.channel_multiple == 0 for w in row)]
+    return (whole, *(aligned or [row for row in allowed if max(row) % limits.channel_multiple == 0]))
 
 
 def ladders_of(graph: ChannelGraph, scores: Scores, limits: Limits) -> tuple[Ladder, ...]:

@@ -177,6 +177,10 @@ class Precisions(Record):
         found = min(self.model, key=lambda times: _needed(times, budget_ms))
         return found, _needed(found, budget_ms)
 
+    def needed(self, precision: str, budget_ms: float) -> float:
+        """How far it has to be cut in one precision; 1 where the device lacks it."""
+        return next((_needed(times, budget_ms) for times in self.model if times.precision == precision), 1.0)
+
     def sentence(self, budget_ms: float) -> str:
         """Why a precision was chosen, for the report."""
         told = ", ".join(f"{t.precision} {t.engines[0].ms:.2f} to {t.engines[-1].ms:.2f} ms" for t in self.model)

@@ -124,6 +124,9 @@ class Recipe(Record):
     """Epochs that the whole model is given to get used to another activation function."""
     norm_freeze_share: float = Field(default=0.25, ge=0.0, le=1.0)
     """Share of the epochs, at the end, that train with BatchNorm's statistics frozen, where int8 is trained."""
+    latency_table: str | None = None
+    """For a goal in time: a latency table that was made before, by its path, instead of one that the build makes; the
+    plan is then made for its precision."""
     batch: int = Field(default=16, ge=1)
     """Images a batch while fine-tuning."""
     learning_rate: float = Field(default=0.0014, gt=0.0, le=1.0)

@@ -1,9 +1,7 @@
-"""The stages that judge a build: verified, raced, reported and, where it is accepted, bundled."""
+"""The stages that judge a build: raced, reported and, where it is accepted, bundled."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from pathlib import Path
 
 from edgeprune.calibration.sets import find_calibration
@@ -26,10 +24,8 @@ from edgeprune.records import (
     write_json,
 )
 from edgeprune.records.latency import ActivationRace
-from edgeprune.records.model import ModelFiles
-from edgeprune.stages.board import board_records, built, built_note, graph_parity, pack_kit
+from edgeprune.stages.board import board_records, built_note, pack_kit
 from edgeprune.stages.common import (
-    PARITY_IMAGES,
     VARIANTS,
     artifact,
     asked,
@@ -39,7 +35,6 @@ from edgeprune.stages.common import (
     forms_of,
     lacking,
     probe_images,
-    probes,
     tuned,
     versions,
 )
@@ -48,73 +43,6 @@ from edgeprune.version import __version__
 
 #: The report before other builds are looked at.
 JUDGED = ".stages/judged.json"
-
-
-def verify(job: Job, model: ModelFiles, again: bool = False) -> None:
-    """verify.json: each engine against torch, and its mAP on the runtime itself; predictions/ in COCO's format.
-    Of an engine that a board built: its graph against torch, here, and its golden outputs, there.
-
-    Tensors are compared in the stock form. Another one that won finds the same as the stock form does, or is refused;
-    what it finds on val is the engine's accuracy."""
-
-    def act(work: Path) -> None:
-        from edgeprune.bench.ask import detections
-        from edgeprune.export.form_parity import check_form
-        from edgeprune.export.parity import check_parity
-        from edgeprune.export.steps import check_steps
-        from edgeprune.train.evaluate import score
-        from edgeprune.yolo.load import load_detector
-
-        images = job.data.splits["val"]
-        pixels = {variant: probes(job, PARITY_IMAGES, variant) for variant in VARIANTS}
-        parities, accuracies, golden = [], [], {}
-        stock = engines(job, lacking(job))
-        for plain, chosen in zip(stock, tuned(job, stock), strict=True):
-            engine = plain.run_with(chosen.settings)
-            variant = engine.name.split()[0]
-            if job.on_board:
-                parities.append(graph_parity(job, model, variant, engine.precision))
-                found = built(job, variant, engine.precision).candidate(engine.precision).golden
-                if found is not None:
-                    golden[engine.name] = found
-            elif engine.precision == "int8":
-                assert model.quantization is not None
-                parities.append(
-                    check_steps(
-                        engine.name, model.checkpoint, model.quantization, job.shop / "mixed.onnx", engine.runtime,
-                        pixels[variant], job.bench, job.architecture, engine.settings,
-                    )
-                )  # fmt: skip
-            else:
-                checkpoint = job.shop / "parent.pt" if variant == "parent" else model.checkpoint
-                parities.append(
-                    check_parity(
-                        engine,
-                        load_detector(checkpoint).model,
-                        job.shop / f"{variant}.onnx",
-                        pixels[variant],
-                        job.bench,
-                    )
-                )
-            if not chosen.form.stock:
-                shown = probe_images(job)[:PARITY_IMAGES]
-                parities.append(check_form(engine, chosen, shown, job.shape_of(variant), job.bench))
-            results = detections(
-                job.bench, chosen, images, job.shape_of(variant), on_image=_counter(job, engine.name, len(images))
-            )
-            accuracies.append(score(engine.name, job.data, results))
-            listed = work / "predictions" / f"{engine.name.replace(' ', '-')}.json"
-            files.write_bytes(listed, json.dumps(results).encode())
-        checked = VerifyRun(parity=tuple(parities), accuracy=tuple(accuracies), golden=golden)
-        write_json(work / "verify.json", checked)
-
-    job.shop.stage(
-        "verify", act,
-        reads={
-            **engine_files(job), "data": job.sha256["data"], "chosen": _numbers(job), **versions("pycocotools"),
-        },
-        makes=("verify.json", "predictions"), force=again,
-    )  # fmt: skip
 
 
 def bench(job: Job, again: bool = False) -> None:
@@ -281,11 +209,6 @@ def bundle(job: Job, report: Report) -> None:
     )  # fmt: skip
 
 
-def _numbers(job: Job) -> dict[str, object]:
-    """What of each engine's choice its accuracy may depend on."""
-    return {name: [c.form.model_dump(), c.settings.numbers] for name, c in sorted(choices(job).items())}
-
-
 def _parents_macs(job: Job, plan: PrunePlan) -> int:
     """Multiply-accumulates of the parent at its own input; the plan counts both at the build's."""
     if not job.resized:
@@ -331,10 +254,6 @@ def _resized_note(job: Job) -> str:
         chosen = find_calibration(job.calibration_set).input_shape[2]
         said += f"; the calibration set's images, chosen for {chosen} px, are letterboxed to {new}"
     return said
-
-
-def _counter(job: Job, note: str, total: int) -> Callable[[int], None]:
-    return lambda done: job.shop.listener.progress("verify", done, total, note)
 
 
 def _size(folder: Path) -> int:

@@ -114,6 +114,35 @@ def latency_table(target: Target, precision: str, model: ModelFiles) -> LatencyT
     return read_json(target.shop / f"latency/{precision}.json", LatencyTable, DeviceError)
 
 
+def given_table(target: Target, file: Path) -> LatencyTable:
+    """A table that the recipe names, once it is known to be one of this target's on this device.
+
+    Raises:
+        ProfileError: It can't be read, or was made for something else: says what.
+    """
+    table = read_json(file, LatencyTable, ProfileError)
+    profile, info, runtime = target.profile, target.bench.info, target.profile.runtime
+    here = {
+        "runtime": runtime, "version": target.bench.versions(runtime)[runtime], "input_shape": profile.input_shape,
+        "settings": profile.settings, "board": info.board, "soc": info.soc, "architecture": info.architecture,
+        "power_mode": info.power_mode,
+    }  # fmt: skip
+    for what, expected in here.items():
+        if getattr(table, what) != expected:
+            raise ProfileError(
+                "The latency table was made for something else.", where=f"{file}, {what}", expected=expected,
+                got=getattr(table, what),
+                next_step="leave latency_table out of the recipe: the build makes its own; or make one there with "
+                "edgeprune latency-table",
+            )  # fmt: skip
+    if table.precision not in profile.precisions:
+        raise ProfileError(
+            "The latency table is of a precision that the target doesn't race.", where=file,
+            expected=", ".join(profile.precisions), got=table.precision,
+        )  # fmt: skip
+    return table
+
+
 def precisions(target: Target, model: ModelFiles) -> Precisions:
     """latency/precisions-ACTIVATION.json: whole engines in every precision that the target races, evenly cut.
 

@@ -29,7 +29,7 @@ from edgeprune.records.request import Engine
 from edgeprune.records.settings import Settings
 from edgeprune.stages.common import choices, engine_files, engines, forms_of, lacking, probe_images, run_as, tuned
 from edgeprune.stages.export import export_float
-from edgeprune.stages.latency import Target, latency_table, precisions, refuse_boards, scales_of
+from edgeprune.stages.latency import Target, given_table, latency_table, precisions, refuse_boards, scales_of
 from edgeprune.stages.tune import PARENTS, settings_of, tune_parent
 
 if TYPE_CHECKING:
@@ -148,9 +148,8 @@ def clock(job: Job, share: float, model: ModelFiles) -> tuple[Clock, dict[str, o
     target = Target.of(job)
     _, around, goal_ms = _aim(job)
     budget = _aim(job, share)[2]
-    best, level = precisions(target, model).best(max(goal_ms - around, 0.0))
-    table = latency_table(target, best.precision, model)
-    found = _pace_of(job, target, model, table, best.precision, round(min(level, 1.0) * LEVELS) / LEVELS)
+    table, level = _table(job, target, model, max(goal_ms - around, 0.0))
+    found = _pace_of(job, target, model, table, round(min(level, 1.0) * LEVELS) / LEVELS)
 
     def tell(graph: ChannelGraph, module: nn.Module) -> Timing:
         from edgeprune.latency.model import LatencyModel, PacedModel
@@ -162,13 +161,25 @@ def clock(job: Job, share: float, model: ModelFiles) -> tuple[Clock, dict[str, o
         "goal": job.recipe.goal.model_dump(exclude={"max_map_drop"}),
         "share": share,
         "pace": found.model_dump(mode="json"),
-        "table": target.shop / f"latency/{best.precision}.json",
+        "table": table.model_dump(mode="json"),
         "parent's pace": job.shop / "latency/parent.json",
     }
 
 
-def _pace_of(job: Job, target: Target, model: ModelFiles, table: LatencyTable, precision: str, level: float) -> Pace:
+def _table(job: Job, target: Target, model: ModelFiles, budget_ms: float) -> tuple[LatencyTable, float]:
+    """The table to plan by, and how far a model must be cut for a budget of inference: what the recipe names, else that
+    of the precision that must be cut least."""
+    times = precisions(target, model)
+    if job.recipe.latency_table is not None:
+        table = given_table(target, Path(job.recipe.latency_table))
+        return table, times.needed(table.precision, budget_ms)
+    best, level = times.best(budget_ms)
+    return latency_table(target, best.precision, model), level
+
+
+def _pace_of(job: Job, target: Target, model: ModelFiles, table: LatencyTable, level: float) -> Pace:
     """latency/pace-PRECISION-LEVEL.json: in which form, and with which settings, plans of a precision are measured."""
+    precision = table.precision
     file = f"latency/pace-{precision}-{level:g}.json"
     stage = f"pace in {precision}, cut by {level:.0%} of what can be"
 
@@ -209,7 +220,7 @@ def _pace_of(job: Job, target: Target, model: ModelFiles, table: LatencyTable, p
         stage, act,
         reads={
             **target.reads, "precision": precision, "level": level, "tuned": job.shop / PARENTS,
-            "table": job.shop / f"latency/{precision}.json", "data": job.sha256["data"],
+            "table": table.model_dump(mode="json"), "data": job.sha256["data"],
             "settings": job.profile.model_dump(mode="json"),
         },
         makes=(file,),

@@ -32,6 +32,7 @@ device: {device}
 input_shape: [1, 3, 64, 64]
 precisions: [fp32]
 threads: 1
+forms: stock
 """
 RECIPE = "{goal: {macs_ratio: 0.5, max_map_drop: 0.5}, epochs: 2, batch: 8, importance_batches: 2, torch_device: cpu}"
 SAME = (

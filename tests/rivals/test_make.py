@@ -6,12 +6,14 @@ import os
 from pathlib import Path
 
 import numpy as np
+import onnx
 import openvino
 import pytest
 import torch
 
 from edgeprune.errors import ExportError
 from edgeprune.export.engine import build_engine, engine_file
+from edgeprune.machine import installed
 from edgeprune.records.dataset import read_dataset
 from edgeprune.rivals.make import unheard
 from edgeprune.rivals.ptq import quantize
@@ -88,14 +90,32 @@ def test_an_interrupted_fine_tuning_goes_on_after_its_last_epoch(tiny: Path, sce
     assert list((tmp_path / "made").iterdir()) == [made]
 
 
+@pytest.mark.skipif(not installed("nvidia-modelopt"), reason="left out: quantize=8 trains with nvidia-modelopt")
+def test_their_quantized_training_runs_goes_on_and_is_exported(tiny: Path, scenes: Path, tmp_path: Path) -> None:
+    view, done = make_view(read_dataset(scenes), tmp_path / "view"), []
+
+    def stop(epoch: int, epochs: int, fitness: float) -> None:
+        done.append(epoch)
+        if epoch == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        _train(tiny, tmp_path, view, done, on_epoch=stop, quantize=8, epochs=2)
+    best = _train(tiny, tmp_path, view, done, quantize=8, epochs=2)
+    assert done == [1, 2]
+    made = export(best, "onnx", None, (64, 64), tmp_path / "made", log=tmp_path / "log")
+    operators = {node.op_type for node in onnx.load(made).graph.node}
+    assert {"QuantizeLinear", "DequantizeLinear"} <= operators
+
+
 def _empty(folder: Path) -> Path:
     folder.mkdir()
     return folder
 
 
 def _train(checkpoint: Path, folder: Path, view: Path, done: list[int], **others: object) -> Path:
-    asked = {"on_epoch": lambda epoch, epochs, fitness: done.append(epoch), "quantize": None}
+    asked = {"on_epoch": lambda epoch, epochs, fitness: done.append(epoch), "quantize": None, "epochs": 3}
     return finetune(
-        checkpoint, view, folder / "work", epochs=3, image_size=64, batch=8, seed=0, torch_device="cpu",
+        checkpoint, view, folder / "work", image_size=64, batch=8, seed=0, torch_device="cpu",
         log=folder / "train.log", **asked | others,
     )  # type: ignore[arg-type]  # fmt: skip
