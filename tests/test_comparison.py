@@ -20,7 +20,7 @@ from edgeprune.bench.measure import compare as compare_of
 from edgeprune.comparison import compare
 from edgeprune.errors import BundleError, DeviceError, EdgepruneError, ProfileError, RecipeError
 from edgeprune.machine import installed
-from edgeprune.records import BenchRun, Compared, Goal, Recipe, Tune, files, read_json
+from edgeprune.records import BenchRun, Choice, Compared, Goal, Recipe, Tune, files, read_json
 from edgeprune.records.rivals import Ways
 from edgeprune.runtime.session import open_session
 from edgeprune.workshop import Listener
@@ -121,9 +121,12 @@ def test_a_ratio_is_ours_over_a_row_of_the_same_race(folder: Path, found: Compar
             assert row.against == compare_of(measured["pruned fp32"], measured[row.name])
 
 
-def test_ours_runs_with_the_settings_that_the_build_chose(out: Path, runtime: str, found: Compared) -> None:
+def test_ours_runs_in_the_form_and_with_the_settings_that_the_build_chose(
+    out: Path, runtime: str, found: Compared
+) -> None:
     chosen = read_json(out / runtime / "tune.json", Tune, EdgepruneError).chosen
-    assert {row.name: row.settings for row in found.rows if row.side != "rival"} == chosen
+    ours = [row for row in found.rows if row.side != "rival"]
+    assert {row.name: Choice(settings=row.settings, form=row.form) for row in ours} == chosen
 
 
 def test_what_is_loaded_is_what_the_table_says(runtime: str, folder: Path, found: Compared) -> None:

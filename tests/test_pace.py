@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-import edgeprune
 from edgeprune.errors import DeviceError, EdgepruneError, ProfileError, RecipeError
 from edgeprune.latency import table as tables
+from edgeprune.pipeline import build
 from edgeprune.records import BenchRun, Goal, PrunePlan, Recipe, TargetProfile, Tune, read_json, write_json
 from edgeprune.records.latency import LatencyTable, Precisions
 from edgeprune.report.latency_table import tables_of
-from edgeprune.stages import pace as paces
 from edgeprune.workshop import Listener
 from tests.test_cli import edgeprune as edgeprune_command
 from tests.test_cli import refused
@@ -45,16 +45,14 @@ def quick() -> Iterator[None]:
         shorter = {"SMALL_S": 1e-3, "WHOLE_S": 0.02, "PASSES": 1, "MOST_PASSES": 1, "FITTED": 3, "HELD_OUT": 2}
         for name, value in shorter.items():
             patch.setattr(tables, name, value)
-        patch.setattr(paces, "ROUNDS", 4)
+        patch.setattr(import_module("edgeprune.stages.pace"), "ROUNDS", 4)  # the package has a stage of that name
         yield
 
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory, tiny: Path, scenes: Path) -> Path:
     folder = tmp_path_factory.mktemp("pace")
-    edgeprune.build(
-        model=tiny, data=scenes, target=TARGET, recipe=recipe(speedup=1.1), out=folder, folder="a", until="prune"
-    )
+    build(model=tiny, data=scenes, target=TARGET, recipe=recipe(speedup=1.1), out=folder, folder="a", until="prune")
     return folder
 
 
@@ -83,7 +81,7 @@ def test_widths_were_chosen_by_what_engines_took(out: Path) -> None:
 
 def test_another_goal_takes_over_all_but_its_own(out: Path, tiny: Path, scenes: Path) -> None:
     ear = Ear()
-    edgeprune.build(
+    build(
         model=tiny, data=scenes, target=TARGET, recipe=recipe(speedup=1.2), out=out, folder="b", until="prune",
         listener=ear,
     )  # fmt: skip
@@ -92,7 +90,7 @@ def test_another_goal_takes_over_all_but_its_own(out: Path, tiny: Path, scenes: 
     assert ear.heard["latency table fp32"] == "taken over"
     assert ear.heard["tune parent"] == "taken over"
     again = Ear()
-    edgeprune.build(
+    build(
         model=tiny, data=scenes, target=TARGET, recipe=recipe(speedup=1.2), out=out, folder="b", until="prune",
         listener=again,
     )  # fmt: skip
@@ -100,25 +98,25 @@ def test_another_goal_takes_over_all_but_its_own(out: Path, tiny: Path, scenes: 
 
 
 def test_goals_that_cannot_be(out: Path, tiny: Path, scenes: Path) -> None:
-    def build(asked: Recipe, target: TargetProfile = TARGET) -> None:
-        edgeprune.build(model=tiny, data=scenes, target=target, recipe=asked, out=out, folder="b", until="prune")
+    def ask(asked: Recipe, target: TargetProfile = TARGET) -> None:
+        build(model=tiny, data=scenes, target=target, recipe=asked, out=out, folder="b", until="prune")
 
     with pytest.raises(EdgepruneError, match="faster than an empty engine"):
-        build(recipe(latency_ms=1e-4))
+        ask(recipe(latency_ms=1e-4))
     with pytest.raises(RecipeError, match="reaches the goal as it is"):
-        build(recipe(latency_ms=1e4))
+        ask(recipe(latency_ms=1e4))
     with pytest.raises(RecipeError, match="raced for a goal in time"):
-        build(recipe(macs_ratio=0.5).model_copy(update={"activation": "race"}))
+        ask(recipe(macs_ratio=0.5).model_copy(update={"activation": "race"}))
     board = TARGET.model_copy(update={"runtime": "tensorrt", "precisions": ("fp16",), "device": "ssh://nobody@[::1]:1"})
     with pytest.raises((ProfileError, DeviceError)):
-        build(recipe(speedup=2), board)
+        ask(recipe(speedup=2), board)
 
 
 def test_a_table_that_was_made_before_is_taken_where_it_fits(
     out: Path, tiny: Path, scenes: Path, tmp_path: Path
 ) -> None:
-    def build(file: Path, ear: Listener | None = None) -> None:
-        edgeprune.build(
+    def ask(file: Path, ear: Listener | None = None) -> None:
+        build(
             model=tiny, data=scenes, target=TARGET, out=tmp_path, folder="c", until="prune", listener=ear,
             recipe=recipe(speedup=1.1).model_copy(update={"latency_table": str(file)}),
         )  # fmt: skip
@@ -130,12 +128,12 @@ def test_a_table_that_was_made_before_is_taken_where_it_fits(
     ):  # fmt: skip
         write_json(tmp_path / "other.json", made.model_copy(update=change))
         with pytest.raises(ProfileError, match=f"made for something else(.|\n)*{named}"):
-            build(tmp_path / "other.json")
+            ask(tmp_path / "other.json")
     write_json(tmp_path / "other.json", made.model_copy(update={"precision": "int8"}))
     with pytest.raises(ProfileError, match="doesn't race"):
-        build(tmp_path / "other.json")
+        ask(tmp_path / "other.json")
     ear = Ear()
-    build(out / "a/latency/fp32.json", ear)
+    ask(out / "a/latency/fp32.json", ear)
     assert "latency table fp32" not in ear.heard
     plan = read_json(tmp_path / "c/plan.json", PrunePlan, EdgepruneError)
     assert plan.time is not None

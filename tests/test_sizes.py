@@ -53,7 +53,7 @@ def built(tmp_path_factory: pytest.TempPathFactory, tiny: Path, scenes: Path, ta
 
 
 def edge(file: Path) -> int:
-    return int(onnx.load(file).graph.input[0].type.tensor_type.shape.dim[3].dim_value)
+    return int(onnx.load(file).graph.input[0].type.tensor_type.shape.dim[2].dim_value)
 
 
 def test_every_size_is_a_build_and_the_parent_keeps_its_own(built: tuple[Path, Report, Ear]) -> None:

@@ -9,7 +9,8 @@ Words:
 Rules:
 - Layers are cut out of the graph that the runtime will load (forms.py), so that each has the operators, the Q/DQ and
   the order that it will have there.
-- Every node that computes belongs to one layer; constants and what only prepares weights go where they are read.
+- Every node that computes belongs to one layer, but for DQs that several read; constants and what only prepares weights
+  go where they are read.
 - A convolution layer can be made at any width (`at`): channels beyond what there is are repeated. A joint has the
   widths of the graph that it was cut from.
 """
@@ -76,6 +77,7 @@ class Layers:
                 self._constant.update(node.output)
         self._initializers = {i.name: i for i in graph.initializer}
         taken: dict[str, onnx.NodeProto] = {}
+        self._led: set[str] = set()  # what DQs make that convolution layers begin with, each with one of its own
         self.convolutions = tuple(self._convolution(node, taken) for node in self._view.nodes if self._is_layer(node))
         self.joints = tuple(self._joints(taken))
 
@@ -103,6 +105,7 @@ class Layers:
         before = self._view.made_by.get(node.input[0])
         if before is not None and before.op_type == "DequantizeLinear" and self._computes(before):
             own[id(before)] = before
+            self._led.add(before.output[0])
         made = set(node.output)
         waiting = [node]
         while waiting:
@@ -154,14 +157,23 @@ class Layers:
         inputs = dict.fromkeys(
             n for node in nodes for n in node.input if n and n not in made and n not in self._constant
         )
+        own_led = made & self._led if convolution is not None else set()
         outputs = dict.fromkeys(
             o
             for node in nodes
             for o in node.output
-            if o in self._outputs or any(reader.output[0] not in made for reader in self._view.readers.get(o, ()))
+            if o not in own_led and (o in self._outputs or self._leaves(o, made))
         )
-        taken.update((node.output[0], node) for node in nodes)
+        taken.update(
+            (n.output[0], n) for n in nodes if n.output[0] not in own_led or not self._leaves(n.output[0], made)
+        )
         return Layer(name, tuple(nodes), tuple(inputs), tuple(outputs), convolution)
+
+    def _leaves(self, tensor: str, made: set[str]) -> bool:
+        """Whether a tensor is read outside of what makes it; convolutions have their own DQs."""
+        readers = self._view.readers.get(tensor, ())
+        own = tensor in self._led
+        return any(r.output[0] not in made and not (own and r.op_type in CONVOLUTIONS) for r in readers)
 
     def cut(self, layer: Layer) -> onnx.ModelProto:
         """A layer as a model, at the widths of this graph."""

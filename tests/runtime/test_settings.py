@@ -33,9 +33,9 @@ two_cores = pytest.mark.skipif(len(CORES) < 2, reason="needs two cores")
 def worker(folder: Path, settings: Settings, runtime: str = "onnxruntime") -> Iterator[tuple[int, dict[str, Any]]]:
     """A worker that has inferred: its process id and its answer."""
     file = net(folder / "n.onnx", 3)
-    np.save(folder / "x.npy", np.zeros((1, 3, 32, 32), np.float32))
+    np.savez(folder / "x.npz", np.zeros((1, 3, 32, 32), np.float32))
     engine = Engine(name="n", runtime=runtime, precision="fp32", file=str(file), settings=settings)
-    asked = {"engine": engine.model_dump(mode="json"), "images": str(folder / "x.npy")}
+    asked = {"engine": engine.model_dump(mode="json"), "inputs": str(folder / "x.npz"), "detector": None}
     command = [sys.executable, "-m", "edgeprune.bench.worker"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
