@@ -21,6 +21,7 @@ from edgeprune.cli_calibrate import calibrate
 from edgeprune.cli_compare import compare
 from edgeprune.cli_device import device as devices
 from edgeprune.cli_graph import form, gate, kit, lint
+from edgeprune.cli_latency import latency_table
 from edgeprune.cli_sweep import sweep
 from edgeprune.errors import BundleError, EdgepruneError, ExitCode, PlanError, RecipeError
 from edgeprune.records import (
@@ -180,21 +181,6 @@ def bench(
     return _run("bench", target, model, data, recipe, out, calibration, device, again=True)
 
 
-@app.command("latency-table")
-def latency_table(
-    target: Target,
-    model: Model,
-    precision: Annotated[str | None, typer.Option(help="One of the target's; all of them without it.")] = None,
-    out: Out = Path("build"),
-    device: Device = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of random plans and of orders.")] = 0,
-) -> None:
-    """How long a model's layers take on a target at a grid of widths, measured there; goals in time are met with it."""
-    from edgeprune.cli_latency import latency_tables
-
-    latency_tables(target, model, precision, device, out, seed)
-
-
 @app.command()
 def report(
     runs: Annotated[list[str], typer.Argument(help="A target; or several runs: targets, folders, .json files.")],
@@ -299,7 +285,7 @@ def apply(
     console.print(f"{out}: MACs {done.macs_ratio:.1%} of the parent's")
 
 
-for command in (sweep, compare, form, lint, gate, kit):
+for command in (latency_table, sweep, compare, form, lint, gate, kit):
     app.command()(command)
 
 

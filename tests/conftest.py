@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,16 @@ os.environ["YOLO_CONFIG_DIR"] = _CONFIG.name
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
+
+
+@pytest.fixture(scope="module")
+def few_rounds() -> Iterator[None]:
+    """Where no figure is looked at, a short race will do."""
+    from edgeprune.bench import measure
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measure, "ROUNDS", 4)
+        yield
 
 
 @pytest.fixture(scope="session")

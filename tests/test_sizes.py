@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,17 +23,12 @@ from tests.test_cli import refused
 from tests.test_pipeline import edgeprune_command
 from tests.test_sweep import Ear
 
+pytestmark = pytest.mark.usefixtures("few_rounds")
+
 RECIPE = Recipe(
     goal=Goal(macs_ratio=0.5, max_map_drop=0.5), epochs=1, batch=8, importance="l2", torch_device="cpu", imgsz=(64, 96)
 )  # fmt: skip
 TARGET = "description: small\nruntime: onnxruntime\ninput_shape: [1, 3, 96, 96]\nthreads: 1\n"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def few_rounds() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measure, "ROUNDS", 4)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
 from edgeprune import curve, sweep
-from edgeprune.bench import measure
 from edgeprune.errors import DeviceError, EdgepruneError, RecipeError
 from edgeprune.records import BenchRun, Goal, Recipe, Report, Sweep, read_json
 from edgeprune.report.pareto import curves_of
@@ -19,6 +17,8 @@ from edgeprune.sweep import between
 from edgeprune.workshop import Listener
 from tests.test_cli import edgeprune as edgeprune_command
 from tests.test_cli import refused
+
+pytestmark = pytest.mark.usefixtures("few_rounds")
 
 RECIPE = Recipe(goal=Goal(max_map_drop=0.5), epochs=1, batch=8, importance="l2", torch_device="cpu")
 #: Out of reach: no channel group gives more than max_group_ratio.
@@ -37,14 +37,6 @@ class Ear(Listener):
     @property
     def ran(self) -> dict[str, int]:
         return {stage: count for (stage, what), count in self.heard.items() if what == "runs"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def few_rounds() -> Iterator[None]:
-    """No figure is looked at here: a short race will do."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measure, "ROUNDS", 4)
-        yield
 
 
 @pytest.fixture(scope="module")

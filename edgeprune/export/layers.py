@@ -112,7 +112,7 @@ class Layers:
             for after in self._view.readers.get(waiting.pop().output[0], ()):
                 fed = [name for name in after.input if name and name not in self._constant]
                 shape_kept = after.op_type in _FOLLOW or (after.op_type == "Add" and len(fed) == 1)
-                if id(after) in own or not shape_kept or not set(fed) <= made or not self._keeps_on(after, own, made):
+                if id(after) in own or not shape_kept or not set(fed) <= made or not self._keeps_on(after):
                     continue
                 own[id(after)] = after
                 made.update(after.output)
@@ -120,7 +120,7 @@ class Layers:
         nodes = [n for n in self._view.nodes if id(n) in own]
         return self._layer(_module(node), nodes, taken, node)
 
-    def _keeps_on(self, node: onnx.NodeProto, own: Mapping[int, onnx.NodeProto], made: set[str]) -> bool:
+    def _keeps_on(self, node: onnx.NodeProto) -> bool:
         """A DQ behind the layer's last Q belongs to whoever reads it, unless the layer itself goes on with it."""
         if node.op_type != "DequantizeLinear":
             return True
@@ -177,7 +177,7 @@ class Layers:
 
     def cut(self, layer: Layer) -> onnx.ModelProto:
         """A layer as a model, at the widths of this graph."""
-        nodes, constants = [*layer.nodes], dict[str, TensorProto]()
+        constants: dict[str, TensorProto] = {}
         waiting = [name for node in layer.nodes for name in node.input if name in self._constant]
         before: dict[str, onnx.NodeProto] = {}
         while waiting:
@@ -190,7 +190,7 @@ class Layers:
                 waiting.extend(maker.input)
         prepared = {id(n) for n in before.values()}
         first = self._integers(layer, constants)
-        ordered = [*first, *(n for n in self._view.nodes if id(n) in prepared), *nodes]
+        ordered = [*first, *(n for n in self._view.nodes if id(n) in prepared), *layer.nodes]
         renamed = {n.output[0]: n.input[0] for n in first}
 
         def value(name: str) -> onnx.ValueInfoProto:
@@ -254,8 +254,8 @@ class Layers:
             else:
                 continue
             tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values), tensor.name))
-        for values, channels in ((graph.input, inputs), (graph.output, outputs)):
-            for value in values:
+        for side, channels in ((graph.input, inputs), (graph.output, outputs)):
+            for value in side:
                 value.type.tensor_type.shape.dim[1].dim_value = channels
         if depthwise:
             made = next(n for n in graph.node if n.output[0] == node.output[0])

@@ -11,7 +11,8 @@ Rules:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +48,6 @@ class Subject:
         model: The detector.
         graph: Its channel graph.
         record: Its scales, where the precision is int8.
-        form: What its engines have: all that can be left to the runtime is, where the target races forms.
     """
 
     model: nn.Module
@@ -57,7 +57,6 @@ class Subject:
     precision: str
     architecture: str
     record: Quantization | None
-    form: Form
 
     @classmethod
     def of(
@@ -84,8 +83,14 @@ class Subject:
     ) -> Subject:  # fmt: skip
         """The same of a model that is open, with its channel graph."""
         record = (record or _noise_scales(model, profile)) if precision == "int8" else None
-        made = cls(model, graph, CostModel(graph, model), profile, precision, architecture, record, Form())
-        return replace(made, form=leanest(made.source())) if profile.races_forms else made
+        return cls(model, graph, CostModel(graph, model), profile, precision, architecture, record)
+
+    @cached_property
+    def form(self) -> Form:
+        """What its engines have: all that can be left to the runtime is, where the target races forms."""
+        if not self.profile.races_forms:
+            return Form()
+        return Form(input="pixels", head="runtime" if head_of(self.source()) else "graph")
 
     def source(self, widths: Widths | None = None) -> onnx.ModelProto:
         """What engines are built from, at widths of the channel groups; whole without them. The float graph, or the
@@ -114,11 +119,6 @@ class Subject:
     def half(self) -> bool:
         """Whether the runtime needs a file of its own for this float precision."""
         return own_file(self.profile.runtime, self.precision)
-
-
-def leanest(source: onnx.ModelProto) -> Form:
-    """The form of a graph that leaves most to the runtime."""
-    return Form(input="pixels", head="runtime" if head_of(source) else "graph")
 
 
 def _noise_scales(model: nn.Module, profile: TargetProfile) -> Quantization:

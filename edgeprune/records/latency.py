@@ -181,11 +181,6 @@ class Precisions(Record):
         """How far it has to be cut in one precision; 1 where the device lacks it."""
         return next((_needed(times, budget_ms) for times in self.model if times.precision == precision), 1.0)
 
-    def sentence(self, budget_ms: float) -> str:
-        """Why a precision was chosen, for the report."""
-        told = ", ".join(f"{t.precision} {t.engines[0].ms:.2f} to {t.engines[-1].ms:.2f} ms" for t in self.model)
-        return f"pruned for {self.best(budget_ms)[0].precision}: whole to narrowest, engines take {told}"
-
 
 def _needed(times: PrecisionTimes, budget_ms: float) -> float:
     """The level of cutting at which a budget is met, linear between those measured; where it isn't, 1 and by how much

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from edgeprune.errors import DeviceError
 from edgeprune.job import Job
 from edgeprune.machine import installed
-from edgeprune.records import Choice, Form, Tune, read_json
+from edgeprune.records import BenchRun, Choice, Form, Tune, read_json
 from edgeprune.records.request import Engine
 from edgeprune.records.target import Precision, own_file
 
@@ -159,6 +159,16 @@ def engine_files(job: Job, variants: Sequence[str] = VARIANTS) -> dict[str, Any]
         "profile": profile, "there": there, **own, **{name: job.shop / f"engines/{name}" for name in names},
         **{name: job.shop / name for name in forms},
     }  # fmt: skip
+
+
+def race(job: Job, raced: Sequence[Engine], stage: str, rounds: int) -> BenchRun:
+    """Engines of a job against each other in one run, image in to boxes out, as a stage's progress."""
+    from edgeprune.bench.ask import race as ask
+
+    return ask(
+        job.bench, raced, probe_images(job), job.profile.input_shape, seed=job.recipe.seed, rounds=rounds,
+        on_round=lambda done, total: job.shop.listener.progress(stage, done, total),
+    )  # fmt: skip
 
 
 def probe_images(job: Job) -> tuple[Path, ...]:

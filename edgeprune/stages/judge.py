@@ -34,7 +34,7 @@ from edgeprune.stages.common import (
     engines,
     forms_of,
     lacking,
-    probe_images,
+    race,
     tuned,
     versions,
 )
@@ -43,21 +43,18 @@ from edgeprune.version import __version__
 
 #: The report before other builds are looked at.
 JUDGED = ".stages/judged.json"
+#: What notes are taken from, where it is there.
+NOTED = ("mixed.json", "activation.json", "latency/activation.json")
 
 
 def bench(job: Job, again: bool = False) -> None:
     """bench.json: all engines in one run, interleaved, each in the form and with the settings that won."""
 
     def act(work: Path) -> None:
-        from edgeprune.bench.ask import race
         from edgeprune.bench.measure import ROUNDS
 
         missing = lacking(job)
-        run = race(
-            job.bench, tuned(job, engines(job, missing)), probe_images(job), job.profile.input_shape,
-            seed=job.recipe.seed, rounds=ROUNDS,
-            on_round=lambda done, total: job.shop.listener.progress("bench", done, total),
-        )  # fmt: skip
+        run = race(job, tuned(job, engines(job, missing)), "bench", ROUNDS)
         left_out = tuple(f"{precision}: {why}" for precision, why in missing.items())
         write_json(work / "bench.json", run.model_copy(update={"left_out": left_out}))
 
@@ -116,7 +113,7 @@ def report(job: Job, again: bool = False) -> None:
             "bench": job.shop / "bench.json", "verify": job.shop / "verify.json", "plan": job.shop / "plan.json",
             "goal": job.recipe.goal.model_dump(), "inputs": job.sha256, "predictions": job.shop / "predictions",
             "tune": job.shop / "tune.json", **board_records(job),
-            **{name: job.shop / name for name in ("mixed.json", "activation.json") if (job.shop / name).exists()},
+            **{name: job.shop / name for name in NOTED if (job.shop / name).exists()},
         },
         makes=(JUDGED, "samples"), force=again,
     )  # fmt: skip

@@ -27,7 +27,7 @@ from edgeprune.records.model import ModelFiles
 from edgeprune.records.recipe import Activation
 from edgeprune.records.request import Engine
 from edgeprune.records.settings import Settings
-from edgeprune.stages.common import choices, engine_files, engines, forms_of, lacking, probe_images, run_as, tuned
+from edgeprune.stages.common import choices, engine_files, engines, forms_of, lacking, race, run_as, tuned
 from edgeprune.stages.export import export_float
 from edgeprune.stages.latency import Target, given_table, latency_table, precisions, refuse_boards, scales_of
 from edgeprune.stages.tune import PARENTS, settings_of, tune_parent
@@ -76,7 +76,7 @@ def pace(job: Job) -> Job:
 
     def act(work: Path) -> None:
         raced = tuned(job, engines(job, lacking(job), ("parent",)), PARENTS)
-        write_json(work / "latency/parent.json", _race(job, raced, "pace of the parent"))
+        write_json(work / "latency/parent.json", race(job, raced, "pace of the parent", ROUNDS))
 
     job.shop.stage(
         "pace of the parent", act,
@@ -91,7 +91,7 @@ def pace(job: Job) -> Job:
 
 def _raced_activation(job: Job) -> ActivationRace:
     """latency/activation.json: for every activation function, how far the model must be cut with it for the goal."""
-    _, around, goal_ms = _aim(job)
+    around, goal_ms = _aim(job)
     tried = []
     for activation in ACTIVATIONS:
         model = _swapped(job, activation)
@@ -101,9 +101,9 @@ def _raced_activation(job: Job) -> ActivationRace:
         tried.append(ActivationTried(activation=activation, precision=best.precision, level=level, whole_ms=whole))
     kept, least = tried[0], min(tried, key=lambda t: t.level)
     chosen = least if kept.level > 1 or kept.level - least.level > WORTH else kept
-    race = ActivationRace(chosen=chosen.activation, tried=tuple(tried))
-    write_json(job.shop / "latency/activation.json", race)
-    return race
+    found = ActivationRace(chosen=chosen.activation, tried=tuple(tried))
+    write_json(job.shop / "latency/activation.json", found)
+    return found
 
 
 def _swapped(job: Job, activation: Activation) -> ModelFiles:
@@ -128,12 +128,12 @@ def _swapped(job: Job, activation: Activation) -> ModelFiles:
     return ModelFiles(job.shop / file)
 
 
-def _aim(job: Job, share: float = 1.0) -> tuple[float, float, float]:
-    """Of the parent at its best, image in to boxes out, and of that outside of its engine; and the budget. In ms."""
-    parent = min(_parents(job).measurements, key=lambda m: m.latency_ms.p50)
+def _aim(job: Job, share: float = 1.0) -> tuple[float, float]:
+    """Milliseconds around the engine of the parent at its best, and of the budget of image in to boxes out."""
+    parent = _parent_at_best(job)
     assert parent.parts is not None
     around = parent.parts.preprocess_ms + parent.parts.postprocess_ms
-    return parent.latency_ms.p50, around, job.recipe.goal.budget_ms(parent.latency_ms.p50, share)
+    return around, job.recipe.goal.budget_ms(parent.latency_ms.p50, share)
 
 
 def clock(job: Job, share: float, model: ModelFiles) -> tuple[Clock, dict[str, object]]:
@@ -146,8 +146,8 @@ def clock(job: Job, share: float, model: ModelFiles) -> tuple[Clock, dict[str, o
     from edgeprune.prune.time import Timing
 
     target = Target.of(job)
-    _, around, goal_ms = _aim(job)
-    budget = _aim(job, share)[2]
+    around, goal_ms = _aim(job)
+    _, budget = _aim(job, share)
     table, level = _table(job, target, model, max(goal_ms - around, 0.0))
     found = _pace_of(job, target, model, table, round(min(level, 1.0) * LEVELS) / LEVELS)
 
@@ -198,11 +198,11 @@ def _pace_of(job: Job, target: Target, model: ModelFiles, table: LatencyTable, l
 
         def heat(indices: Sequence[int], rounds: int) -> BenchRun:
             entered = [_engine(job, precision, f"{i}", *field[i]) for i in indices]
-            return _race(job, entered, stage, rounds)
+            return race(job, entered, stage, rounds)
 
         placed = halve(len(field), heat) if len(field) > 1 else []
         choice, fastest = field[placed[0].index if placed else 0]
-        run = _race(job, [_reference(job, choice), _engine(job, precision, "plan", choice, fastest)], stage)
+        run = race(job, [_reference(job, choice), _engine(job, precision, "plan", choice, fastest)], stage, ROUNDS)
         parent, plan = run.measurements
         assert parent.parts is not None
         assert plan.parts is not None
@@ -243,7 +243,9 @@ def _measure(
                 for number, widths in enumerate(plans)
             ]
             entered = [_engine(job, found.precision, f"{n}", found.choice, file) for n, file in enumerate(made)]
-            reference, *run = _race(job, [_reference(job, found.choice), *entered], "engines of plans").measurements
+            reference, *run = race(
+                job, [_reference(job, found.choice), *entered], "engines of plans", ROUNDS
+            ).measurements
         drift = found.reference_ms / reference.latency_ms.p50
         return [_image_to_boxes(one, reference) * drift for one in run]
 
@@ -293,22 +295,15 @@ def _engine(job: Job, precision: str, name: str, choice: Choice, file: Path) -> 
 
 def _reference(job: Job, choice: Choice) -> Engine:
     """The parent's fastest engine, in a form that plans are measured in."""
-    best = min(_parents(job).measurements, key=lambda m: m.latency_ms.p50)
-    engine = next(e for e in engines(job, lacking(job), ("parent",)) if e.name == best.engine)
+    best = _parent_at_best(job).engine
+    engine = next(e for e in engines(job, lacking(job), ("parent",)) if e.name == best)
     variant, precision = engine.name.split()
     own: Settings = choices(job, PARENTS)[engine.name].settings
     form = choice.form if choice.form in forms_of(job, variant, precision) else Form()
     return run_as(job, engine, Choice(settings=own, form=form)).model_copy(update={"name": REFERENCE})
 
 
-def _parents(job: Job) -> BenchRun:
-    return read_json(job.shop / "latency/parent.json", BenchRun, DeviceError)
-
-
-def _race(job: Job, raced: Sequence[Engine], stage: str, rounds: int = ROUNDS) -> BenchRun:
-    from edgeprune.bench.ask import race
-
-    return race(
-        job.bench, raced, probe_images(job), job.profile.input_shape, seed=job.recipe.seed, rounds=rounds,
-        on_round=lambda done, total: job.shop.listener.progress(stage, done, total),
-    )  # fmt: skip
+def _parent_at_best(job: Job) -> Measurement:
+    """The parent's fastest engine."""
+    found = read_json(job.shop / "latency/parent.json", BenchRun, DeviceError)
+    return min(found.measurements, key=lambda m: m.latency_ms.p50)

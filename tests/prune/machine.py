@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from edgeprune.graph.channels import Channel, ChannelGraph
-from edgeprune.graph.cost import Widths
+from edgeprune.graph.channels import ChannelGraph
+from edgeprune.graph.cost import Widths, counts
 
 #: How many channels a kernel sees of so many, and how much longer it takes for each.
 Kernel = Callable[[Widths], Widths]
@@ -40,8 +40,8 @@ class Machine:
         self.floor_ms, self.spread, self.calls = floor_ms, spread, 0
         self._kernel, self._noise, self._random = kernel, noise, np.random.default_rng(seed)
         groups = len(graph.groups)
-        self._left, self._left_fixed = _counts([c.a for c in graph.costs], groups)
-        self._right, self._right_fixed = _counts([c.b for c in graph.costs], groups)
+        self._left, self._left_fixed = counts([c.a for c in graph.costs], groups)
+        self._right, self._right_fixed = counts([c.b for c in graph.costs], groups)
         self._rate = np.array([c.coefficient for c in graph.costs])
         self._rate = self._rate * np.exp(error * self._random.standard_normal(len(self._rate)))
         whole = np.array([g.size for g in graph.groups], dtype=np.float64)
@@ -64,19 +64,3 @@ class Machine:
         right = self._kernel(widths @ self._right.T + self._right_fixed)
         work: Widths = self._rate * left * right
         return work
-
-
-def _counts(sides: Sequence[Sequence[Channel] | None], groups: int) -> tuple[Widths, Widths]:
-    matrix, fixed = np.zeros((len(sides), groups)), np.zeros(len(sides))
-    for row, side in enumerate(sides):
-        members: dict[int, set[int]] = {}
-        for channel in side or ():
-            if channel is None:
-                fixed[row] += 1
-            else:
-                matrix[row, channel[0]] += 1
-                members.setdefault(channel[0], set()).add(channel[1])
-        for group, seen in members.items():
-            matrix[row, group] /= len(seen)
-        fixed[row] += side is None
-    return matrix, fixed
