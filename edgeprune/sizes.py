@@ -41,7 +41,7 @@ from edgeprune.records.sweep import Point, Raced, front
 from edgeprune.report.pareto import renew_sweep
 from edgeprune.report.renew import renew
 from edgeprune.report.verdict import drop_holds
-from edgeprune.stages.common import artifact, versions
+from edgeprune.stages.common import artifact, loaded_bytes, versions
 from edgeprune.version import __version__
 from edgeprune.workshop import Listener, Workshop
 
@@ -227,7 +227,7 @@ def _parent_at(job: Job, made: Made, own: Row, shop: Workshop) -> tuple[Engine, 
         makes=(folder,),
     )  # fmt: skip
     scored = read_json(shop / folder / "accuracy.json", Accuracy, EdgepruneError)
-    size = sum(p.stat().st_size for p in (shop / folder / "engine").rglob("*") if p.is_file())
+    size = loaded_bytes(shop / folder / "engine")
     macs = read_json(job.shop / "plan.json", PrunePlan, EdgepruneError).macs[0]
     changes = {"map50_95": scored.map50_95, "map50": scored.map50, "bytes": size, "macs": round(macs)}
     return placed(shop / folder), own.model_copy(update={**changes, "image_size": job.image_size[0]})

@@ -106,6 +106,12 @@ def artifact(folder: Path) -> Path:
     return next(p for p in sorted(folder.iterdir()) if p.name.startswith("model"))
 
 
+def loaded_bytes(made: Path) -> int:
+    """Bytes that the runtime loads of a file or folder: the model's own files, not what describes them."""
+    there = [made] if made.is_file() else made.rglob("*")
+    return sum(p.stat().st_size for p in there if p.suffix in {".onnx", ".xml", ".bin", ".engine"})
+
+
 def engines(job: Job, lacking: Container[str], variants: Sequence[str] = VARIANTS) -> list[Engine]:
     """Every engine to verify and to race, in its stock form: each variant in each precision but those that the device
     lacks."""

@@ -15,7 +15,7 @@ from edgeprune.job import Job
 from edgeprune.records import Accuracy, BenchRun, VerifyRun, files, read_json, write_json
 from edgeprune.records.request import Engine
 from edgeprune.records.rivals import Compared, ComparedRow, LeftOut, Scores
-from edgeprune.stages.common import engines, lacking, probe_images, tuned, versions
+from edgeprune.stages.common import engines, lacking, loaded_bytes, probe_images, tuned, versions
 from edgeprune.stages.rivals import PACKAGES, Contest, Exported, exporter, ways_of
 from edgeprune.version import __version__
 
@@ -118,7 +118,7 @@ def _compared(contest: Contest, exported: Sequence[Exported], left_out: Sequence
             {
                 "name": engine.name, "form": engine.form, "settings": m.settings, "map50_95": accuracy.map50_95,
                 "map50": accuracy.map50, "latency_ms": m.latency_ms, "p50_interval_ms": p50_interval(m),
-                "against": None if m is build else compare_of(build, m), "bytes": _bytes(engine.artifact),
+                "against": None if m is build else compare_of(build, m), "bytes": loaded_bytes(engine.artifact),
                 "artifact_sha256": m.artifact_sha256, **words,
             }
         )  # fmt: skip
@@ -168,9 +168,3 @@ def _notes(contest: Contest, exported: Sequence[Exported]) -> tuple[str, ...]:
     if any(r.trained for r in rival):
         found.append(f"Ultralytics' quantization-aware training had {contest.epochs} epochs, as the build had in all")
     return tuple(found)
-
-
-def _bytes(artifact: Path) -> int:
-    """Bytes that the runtime loads: the model's own files, not what describes them."""
-    loaded = [artifact] if artifact.is_file() else [p for p in artifact.iterdir() if p.suffix in {".xml", ".bin"}]
-    return sum(p.stat().st_size for p in loaded)

@@ -34,6 +34,7 @@ from edgeprune.stages.common import (
     engines,
     forms_of,
     lacking,
+    loaded_bytes,
     race,
     tuned,
     versions,
@@ -85,7 +86,7 @@ def report(job: Job, again: bool = False) -> None:
                 map50_95=accuracy[m.engine].map50_95, map50=accuracy[m.engine].map50, latency_ms=m.latency_ms,
                 parts=m.parts,
                 macs=macs[variant], parameters=plan.parameters[index],
-                bytes=_size(forms_of(job, variant, m.precision)[chosen[m.engine].form]),
+                bytes=loaded_bytes(forms_of(job, variant, m.precision)[chosen[m.engine].form]),
                 image_size=job.shape_of(variant)[2],
             )
             for index, variant in enumerate(VARIANTS)
@@ -251,8 +252,3 @@ def _resized_note(job: Job) -> str:
         chosen = find_calibration(job.calibration_set).input_shape[2]
         said += f"; the calibration set's images, chosen for {chosen} px, are letterboxed to {new}"
     return said
-
-
-def _size(folder: Path) -> int:
-    """Bytes that the runtime loads: the model's own files, not what describes them."""
-    return sum(p.stat().st_size for p in folder.rglob("*") if p.suffix in {".onnx", ".xml", ".bin", ".engine"})
