@@ -20,6 +20,7 @@ from edgeprune.cli_bench import Asked, bench_bundle
 from edgeprune.cli_calibrate import calibrate
 from edgeprune.cli_compare import compare
 from edgeprune.cli_device import device as devices
+from edgeprune.cli_fleet import fleet
 from edgeprune.cli_graph import form, gate, kit, lint
 from edgeprune.cli_latency import latency_table
 from edgeprune.cli_sweep import sweep
@@ -72,6 +73,7 @@ def _complain(text: str) -> None:
 app = typer.Typer(cls=ExitCodes, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(calibrate, name="calibrate")
 app.add_typer(devices, name="device")
+app.add_typer(fleet, name="fleet")
 console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
 
 
