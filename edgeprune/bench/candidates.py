@@ -50,7 +50,7 @@ def candidates(profile: TargetProfile, places: Sequence[int]) -> tuple[tuple[Set
         settings = Settings(
             threads=threads, cores=() if affinity == "free" else tuple(listed[:used]),
             spinning=spinning if used > 1 else profile.spinning[0], optimization=optimization, arena=arena,
-            plugin=profile.plugin, hint=hint, streams=streams, cache=profile.cache,
+            plugin=profile.plugin, hint=hint, streams=streams, cache=profile.cache, rest=profile.rest,
         )  # fmt: skip
         found[settings] = None
     return tuple(found), tuple(left_out)

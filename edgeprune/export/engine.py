@@ -54,17 +54,27 @@ def build_engine(
     if not quantized and not half and form.stock:
         return _BUILDERS[runtime](onnx_file, folder)
     with tempfile.TemporaryDirectory() as work:
-        formed, model = Path(work) / onnx_file.name, onnx.load(onnx_file)
-        if form.head == "runtime":
-            model = without_decode(model)
-        if quantized:
-            model = forms.form(model, lint_name(runtime, architecture or platform.machine()))
-        elif half:
-            model = to_half(model)
-        if form.input == "pixels":
-            model = with_pixels(model)
-        formed.write_bytes(model.SerializeToString(deterministic=True))
-        return _BUILDERS[runtime](formed, folder)
+        loaded, model = Path(work) / onnx_file.name, onnx.load(onnx_file)
+        made = formed(model, runtime, architecture or platform.machine(), quantized=quantized, half=half, form=form)
+        loaded.write_bytes(made.SerializeToString(deterministic=True))
+        return _BUILDERS[runtime](loaded, folder)
+
+
+def formed(
+    model: onnx.ModelProto, runtime: str, architecture: str, *, quantized: bool, half: bool, form: Form
+) -> onnx.ModelProto:
+    """The graph that a runtime loads, of the one that every runtime starts from.
+
+    Args:
+        model, runtime, architecture, quantized, half, form: As `build_engine`'s.
+    """
+    if form.head == "runtime":
+        model = without_decode(model)
+    if quantized:
+        model = forms.form(model, lint_name(runtime, architecture))
+    elif half:
+        model = to_half(model)
+    return with_pixels(model, runtime) if form.input == "pixels" else model
 
 
 def refuse_misread(onnx_file: Path, runtime: str, architecture: str) -> None:

@@ -19,10 +19,8 @@ import numpy as np
 import onnx
 from torch import nn
 
-from edgeprune.export.cuts import head_of, with_pixels, without_decode
-from edgeprune.export.forms import form
-from edgeprune.export.half import to_half
-from edgeprune.export.lint import lint_name
+from edgeprune.export.cuts import head_of
+from edgeprune.export.engine import formed
 from edgeprune.export.qdq import float_graph, quantized_graph
 from edgeprune.graph.channels import ChannelGraph
 from edgeprune.graph.cost import CostModel, Widths
@@ -106,14 +104,10 @@ class Subject:
 
     def onnx(self, widths: Widths | None = None) -> onnx.ModelProto:
         """The graph that the runtime loads."""
-        made = self.source(widths)
-        if self.form.head == "runtime":
-            made = without_decode(made)
-        if self.record is not None:
-            made = form(made, lint_name(self.profile.runtime, self.architecture))
-        elif self.half:
-            made = to_half(made)
-        return with_pixels(made) if self.form.input == "pixels" else made
+        return formed(
+            self.source(widths), self.profile.runtime, self.architecture, quantized=self.record is not None,
+            half=self.half, form=self.form,
+        )  # fmt: skip
 
     @property
     def half(self) -> bool:

@@ -54,7 +54,8 @@ class Engine(Record):
     @classmethod
     def of(cls, profile: TargetProfile, name: str, precision: Precision, file: Path) -> Engine:
         """An engine as a target runs it, before its settings were raced."""
-        return cls(name=name, runtime=profile.runtime, precision=precision, file=str(file), settings=profile.settings)
+        settings = profile.settings.of(precision)
+        return cls(name=name, runtime=profile.runtime, precision=precision, file=str(file), settings=settings)
 
     def run_with(self, settings: Settings, name: str | None = None) -> Engine:
         """The same with other settings."""

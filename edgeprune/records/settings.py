@@ -1,8 +1,9 @@
 """Settings: how a runtime is told to run an engine. Part of the engine as far as its latency goes.
 
 Rules:
-- What changes latency and leaves accuracy alone is here; arithmetic is the engine's precision. Two are both, a plugin
-  and ONNX Runtime's optimisation level, which chooses kernels: they stand here, and accuracy is taken with them.
+- What changes latency and leaves accuracy alone is here; arithmetic is the engine's precision. Three are both, a
+  plugin, ONNX Runtime's optimisation level, which chooses kernels, and what the rest of an INT8 engine computes in:
+  they stand here, and accuracy is taken with them.
 - The defaults are what a runtime does when it is left alone, save for OpenVINO's hint, which has no neutral value.
 - Nothing that the runtime at hand hasn't got is quietly ignored: TargetProfile refuses it.
 
@@ -26,6 +27,8 @@ Hint = Literal["latency", "throughput"]
 #: ONNX Runtime's levels of graph optimisation: basic folds constants, extended merges operators (Q/DQ too), all lays
 #: tensors out in blocks of channels as well.
 Optimization = Literal["all", "extended", "basic"]
+#: What the layers of an INT8 engine compute in that aren't quantized.
+Rest = Literal["fp32", "bf16"]
 StreamCount = Annotated[int, Field(ge=0, le=256)]
 ThreadCount = Annotated[int, Field(ge=0, le=256)]
 #: As the kernel numbers them, from 0: 'processor' in /proc/cpuinfo.
@@ -56,6 +59,8 @@ class Settings(Record):
     """OpenVINO: inferences that may run side by side, which share the threads; 0 = as many as the hint brings."""
     cache: bool = False
     """OpenVINO: whether the compiled model is kept on the device for the next start."""
+    rest: Rest = "fp32"
+    """OpenVINO on a CPU: what an INT8 engine computes in where it isn't quantized; bf16 is FP32 on a CPU without it."""
 
     @model_validator(mode="after")
     def _fits(self) -> Settings:
@@ -72,7 +77,11 @@ class Settings(Record):
     @property
     def numbers(self) -> dict[str, str]:
         """The part that numbers may depend on: with the same, accuracy needn't be asked again."""
-        return {"plugin": self.plugin, "optimization": self.optimization}
+        return {"plugin": self.plugin, "optimization": self.optimization, "rest": self.rest}
+
+    def of(self, precision: str) -> Settings:
+        """Those of an engine in a precision: `rest` is for INT8 alone."""
+        return self if precision == "int8" else self.model_copy(update={"rest": "fp32"})
 
     def words(self) -> str:
         """For people: what differs from a runtime that is left alone, threads always."""
@@ -90,4 +99,6 @@ class Settings(Record):
             told.append(f"hint {self.hint}")
         if self.streams:
             told.append(f"{self.streams} stream{'s' * (self.streams != 1)}")
+        if self.rest != "fp32":
+            told.append(f"the rest in {self.rest}")
         return ", ".join(told)

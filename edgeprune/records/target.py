@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from edgeprune.records.address import FORM, LOCAL, NotAnAddressError, read_address
 from edgeprune.records.base import InputShape, Record
 from edgeprune.records.quantization import Scheme
-from edgeprune.records.settings import CoreNumber, Hint, Optimization, Plugin, Settings, StreamCount, ThreadCount
+from edgeprune.records.settings import CoreNumber, Hint, Optimization, Plugin, Rest, Settings, StreamCount, ThreadCount
 
 Runtime = Literal["onnxruntime", "openvino", "tensorrt"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
@@ -27,7 +27,7 @@ PRECISIONS: dict[str, tuple[str, ...]] = {
 #: Keys of a target that only one runtime has.
 ONLY = {
     "spinning": "onnxruntime", "optimization": "onnxruntime", "arena": "onnxruntime", "plugin": "openvino",
-    "hints": "openvino", "streams": "openvino", "cache": "openvino", "dla": "tensorrt",
+    "hints": "openvino", "streams": "openvino", "cache": "openvino", "rest": "openvino", "dla": "tensorrt",
 }  # fmt: skip
 #: Keys whose values are raced, all with all; one value may stand without its brackets.
 RACED = ("threads", "affinity", "spinning", "optimization", "arena", "hints", "streams")
@@ -71,6 +71,8 @@ class TargetProfile(Record):
     """Which forms of an engine are raced; none = `race` on CPUs, `stock` elsewhere."""
     cache: bool = False
     """OpenVINO: whether compiled models are kept on the device, so that the next start needn't compile."""
+    rest: Rest = "fp32"
+    """OpenVINO on a CPU: what an INT8 engine computes in where it isn't quantized; bf16 is FP32 on a CPU without it."""
     dla: int | None = Field(default=None, ge=0, le=3)
     """TensorRT: the DLA core that runs it, counted from 0; none = the GPU."""
 
@@ -101,6 +103,8 @@ class TargetProfile(Record):
                 raise ValueError(f"{key} to race are distinct")
         if self.plugin != "CPU" and (self.threads != (0,) or self.affinity != ("free",)):
             raise ValueError(f"threads and affinity are the CPU's; the plugin is {self.plugin}")
+        if self.rest != "fp32" and (self.plugin != "CPU" or "int8" not in self.precisions):
+            raise ValueError("rest is for int8 on the CPU; it says what an INT8 engine's other layers compute in there")
         if self.plugin == "NPU" and self.streams != (0,):
             raise ValueError("streams are the CPU's and the GPU's; the plugin is NPU")
         if self.runtime == "tensorrt" and self.forms == "race":
@@ -132,6 +136,7 @@ class TargetProfile(Record):
         return Settings(
             threads=self.threads[0], cores=held, spinning=self.spinning[0], optimization=self.optimization[0],
             arena=self.arena[0], plugin=self.plugin, hint=self.hints[0], streams=self.streams[0], cache=self.cache,
+            rest=self.rest,
         )  # fmt: skip
 
 

@@ -9,17 +9,15 @@ Rules:
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from edgeprune.errors import EdgepruneError
-from edgeprune.records import Report, Sweep, files, read_json
+from edgeprune.records import Compared, ComparedRow, Report, Sweep, files, read_json
 from edgeprune.records.sweep import Point, Raced
 from edgeprune.report import charts
 from edgeprune.report.markup import Markup, tag
@@ -136,7 +134,7 @@ def renew_sweep(shop: Workshop) -> list[Path]:
 
         def act(work: Path, name: str = name, record: str = record) -> None:
             found = read_json(shop / record, Sweep, EdgepruneError)
-            files.write_bytes(work / name, page(found, others(shop.folder)))
+            files.write_bytes(work / name, page(found, others(shop.folder, found.inputs)))
 
         shop.stage(
             f"page of {record}", act,
@@ -165,20 +163,22 @@ def comparison_of(folder: Path) -> dict[str, Path]:
     return {"compare.json": file} if file.is_file() else {}
 
 
-def others(folder: Path) -> list[PlotPoint]:
-    """Everybody else's exports, where they were compared with this build: of each tool and precision the fastest."""
+def others(folder: Path, inputs: dict[str, str]) -> list[PlotPoint]:
+    """Everybody else's exports of each tool and precision, the fastest, where `make compare` raced them for these
+    inputs: model, data set and target, by their hashes."""
     try:
-        rows = json.loads(comparison_of(folder)["compare.json"].read_text("utf-8"))["rows"]
-    except (OSError, ValueError, KeyError):
+        compared = read_json(comparison_of(folder)["compare.json"], Compared, EdgepruneError)
+    except (KeyError, EdgepruneError):
         return []
-    fastest: dict[tuple[str, str], Any] = {}
-    for row in sorted((r for r in rows if r["side"] == "rival"), key=lambda r: r["latency_ms"]["p50"]):
-        fastest.setdefault((row["exporter"], row["precision"]), row)
+    if any(compared.inputs.get(name) != inputs.get(name) for name in ("model", "data", "target")):
+        return []
+    fastest: dict[tuple[str, str], ComparedRow] = {}
+    for row in sorted(compared.rivals, key=lambda row: row.latency_ms.p50):
+        fastest.setdefault((row.exporter, row.precision), row)
     return [
         PlotPoint(
-            row["name"].removesuffix(" at its best"), "other", row["latency_ms"]["p50"], tuple(row["p50_interval_ms"]),
-            row["map50_95"], f"{row['how']}, {row['exporter']}; p50 {row['latency_ms']['p50']:.2f} ms, mAP50-95 "
-            f"{row['map50_95']:.4f}",
+            row.name.removesuffix(" at its best"), "other", row.latency_ms.p50, row.p50_interval_ms, row.map50_95,
+            f"{row.how}, {row.exporter}; p50 {row.latency_ms.p50:.2f} ms, mAP50-95 {row.map50_95:.4f}",
         )
         for row in fastest.values()
     ]  # fmt: skip

@@ -45,7 +45,10 @@ def renew(shop: Workshop, *, force: bool = False) -> Path:
             page(
                 report, pictures(shop.folder, report.samples), benchmark, why_not,
                 [
-                    *(curve_section(curve, others(shop.folder)) for curve in curves_of(shop.folder, report.inputs)),
+                    *(
+                        curve_section(curve, others(shop.folder, curve.inputs))
+                        for curve in curves_of(shop.folder, report.inputs)
+                    ),
                     *map(table_section, tables_of(shop.folder)),
                 ],
             ),

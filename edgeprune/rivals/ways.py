@@ -58,7 +58,7 @@ def ways(
     kinds: tuple[Precision, ...] = (rival.precision,)
     if profile.runtime == "openvino":
         kinds = (_full(rival), *(p for p in ("fp16", "bf16") if p not in lacking))
-    others = (Way(label="at its best", precision=p, settings=s) for p, s in product(kinds, settings))
+    others = (Way(label="at its best", precision=p, settings=s.of("fp32")) for p, s in product(kinds, settings))
     return (first, *(way for way in others if (way.precision, way.settings) != (first.precision, first.settings)))
 
 

@@ -27,6 +27,8 @@ from edgeprune.runtime.preprocess import Floats, Letterbox
 MAX_CANDIDATES = 30_000
 #: Boxes that suppression looks at together: their overlaps are one small matrix.
 TOGETHER = 128
+#: Of two of them, whether the second is the weaker.
+_WEAKER = np.triu(np.ones((TOGETHER, TOGETHER), np.bool_), 1)
 #: Logits are compared with so much less than the threshold's, and the scores that come of them with the threshold: both
 #: ways agree on what lies upon it.
 MARGIN = 1e-3
@@ -160,33 +162,44 @@ def suppress(boxes: Floats, classes: npt.NDArray[np.intp], iou: float, limit: in
     Returns:
         Indices kept, in order.
     """
+    known = np.concatenate((boxes.T, _area(boxes)[None], classes[None].astype(np.float32)))
     kept = np.empty(0, np.intp)
     for start in range(0, len(boxes), TOGETHER):
         left = np.arange(start, min(start + TOGETHER, len(boxes)))
         if len(kept):
-            left = left[~_overlap(boxes, classes, kept, left, iou).any(0)]
-        among = _overlap(boxes, classes, left, left, iou)
+            left = left[~_overlap(known[:, kept], known[:, left], iou).any(0)]
+        among = _overlap(known[:, left], known[:, left], iou)
+        among &= _WEAKER[: len(left), : len(left)]
         stays = np.ones(len(left), np.bool_)
-        for index in np.flatnonzero(np.triu(among, 1).any(1)).tolist():
+        for index in np.flatnonzero(among.any(1)).tolist():
             if stays[index]:
-                stays[index + 1 :] &= ~among[index, index + 1 :]
+                stays &= ~among[index]
         kept = np.concatenate((kept, left[stays]))
         if len(kept) >= limit:
             break
     return kept[:limit]
 
 
-def _overlap(
-    boxes: Floats, classes: npt.NDArray[np.intp], one: npt.NDArray[np.intp], other: npt.NDArray[np.intp], iou: float
-) -> npt.NDArray[np.bool_]:
-    """Which boxes of the same class overlap too much, shape (one, other)."""
-    a, b = boxes[one].T[:, :, None], boxes[other].T[:, None]
-    wide = np.minimum(a[2], b[2]) - np.maximum(a[0], b[0])
-    high = np.minimum(a[3], b[3]) - np.maximum(a[1], b[1])
-    shared = np.maximum(wide, 0) * np.maximum(high, 0)
-    areas = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1])
-    found: npt.NDArray[np.bool_] = shared / np.maximum(areas - shared, 1e-9) > iou
-    return found & (classes[one][:, None] == classes[other])
+def _overlap(one: Floats, other: Floats, iou: float) -> npt.NDArray[np.bool_]:
+    """Which boxes of the same class overlap too much, shape (one, other), of corners, area and class, shape (6, n)."""
+    a, b = one[:, :, None], other[:, None]
+    shared, high = np.minimum(a[2], b[2]), np.minimum(a[3], b[3])
+    shared -= np.maximum(a[0], b[0])
+    high -= np.maximum(a[1], b[1])
+    np.maximum(shared, 0, out=shared)
+    shared *= np.maximum(high, 0, out=high)
+    union = a[4] + b[4]
+    union -= shared
+    shared /= np.maximum(union, 1e-9, out=union)
+    found: npt.NDArray[np.bool_] = shared > iou
+    found &= a[5] == b[5]
+    return found
+
+
+def _area(boxes: Floats) -> Floats:
+    """Shape (n,), of corners, shape (n, 4)."""
+    made: Floats = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    return made
 
 
 def _levels(outputs: Sequence[Floats], head: Head) -> Iterator[tuple[Level, Floats, Floats]]:

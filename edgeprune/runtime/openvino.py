@@ -108,7 +108,7 @@ def cache_folder() -> Path:
 
 def properties(precision: str, settings: Settings) -> dict[str, Any]:
     """What OpenVINO is told."""
-    hint = _PRECISIONS.get(precision) or _FLOAT_OF_INT8[settings.plugin]
+    hint = _PRECISIONS.get(precision) or _rest(settings)
     told: dict[str, Any] = {"PERFORMANCE_HINT": settings.hint.upper(), "INFERENCE_PRECISION_HINT": hint}
     if settings.streams:
         told["NUM_STREAMS"] = settings.streams
@@ -117,6 +117,13 @@ def properties(precision: str, settings: Settings) -> dict[str, Any]:
         if settings.cores:
             told["ENABLE_CPU_PINNING"] = True  # its threads, one a core of the process's; the calling one only waits
     return told
+
+
+def _rest(settings: Settings) -> str:
+    """What OpenVINO is told to compute in where a quantized graph is float."""
+    if settings.plugin == "CPU" and settings.rest == "bf16" and lacks("bf16", "CPU") is None:
+        return "bf16"
+    return _FLOAT_OF_INT8[settings.plugin]
 
 
 class OpenVinoSession:

@@ -101,7 +101,7 @@ def latency_table(target: Target, precision: str, model: ModelFiles) -> LatencyT
 
         subject = target.subject(precision, model)
         table = make_table(
-            subject, target.bench, target.profile.settings, work, target=target.name,
+            subject, target.bench, target.profile.settings.of(precision), work, target=target.name,
             multiple=target.profile.channel_multiple, seed=target.seed, on_step=target.on_step(stage),
         )  # fmt: skip
         write_json(work / f"latency/{precision}.json", table)
@@ -124,8 +124,8 @@ def given_table(target: Target, file: Path) -> LatencyTable:
     profile, info, runtime = target.profile, target.bench.info, target.profile.runtime
     here = {
         "runtime": runtime, "version": target.bench.versions(runtime)[runtime], "input_shape": profile.input_shape,
-        "settings": profile.settings, "board": info.board, "soc": info.soc, "architecture": info.architecture,
-        "power_mode": info.power_mode,
+        "settings": profile.settings.of(table.precision), "board": info.board, "soc": info.soc,
+        "architecture": info.architecture, "power_mode": info.power_mode,
     }  # fmt: skip
     for what, expected in here.items():
         if getattr(table, what) != expected:
@@ -163,8 +163,8 @@ def precisions(target: Target, model: ModelFiles) -> Precisions:
             subject = target.subject(precision, model)
             plans = [at_level(subject.graph, target.profile.channel_multiple, level) for level in LEVELS]
             timed = time_whole(
-                subject, target.bench, target.profile.settings, work / precision, plans, target.seed,
-                on_step=target.on_step(f"precisions: {precision}"),
+                subject, target.bench, target.profile.settings.of(precision), work / precision, plans,
+                target.seed, on_step=target.on_step(f"precisions: {precision}"),
             )  # fmt: skip
             found.append(PrecisionTimes(precision=precision, levels=LEVELS, engines=tuple(timed)))
         write_json(work / file, Precisions(model=tuple(found), lacking=lacking))

@@ -194,7 +194,7 @@ def _pace_of(job: Job, target: Target, model: ModelFiles, table: LatencyTable, l
         profile = job.profile
         settings, _ = settings_of(job, about(job.bench, profile.runtime, profile.precisions, profile.plugin))
         made = _Engines(job, subject, work / "forms").of(widths, None)
-        field = [(Choice(settings=s, form=form), file) for form, file in made.items() for s in settings]
+        field = [(Choice(settings=s.of(precision), form=form), file) for form, file in made.items() for s in settings]
 
         def heat(indices: Sequence[int], rounds: int) -> BenchRun:
             entered = [_engine(job, precision, f"{i}", *field[i]) for i in indices]

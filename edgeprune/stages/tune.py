@@ -71,7 +71,7 @@ def tune_parent(job: Job, again: bool = False) -> None:
 
 
 def _reads(job: Job, variants: Sequence[str]) -> dict[str, Any]:
-    keys = {"threads", "affinity", "spinning", "optimization", "arena", "hints", "streams", "cache", "forms"}
+    keys = {"threads", "affinity", "spinning", "optimization", "arena", "hints", "streams", "cache", "rest", "forms"}
     return {
         **engine_files(job, variants), "data": job.sha256["data"], "seed": job.recipe.seed,
         "settings": job.profile.model_dump(mode="json", include=keys),
@@ -120,7 +120,7 @@ def choose(
     from edgeprune.bench.halving import halve
 
     variant, precision = engine.name.split()
-    field = [Choice(settings=s, form=f) for f, s in product(forms_of(job, variant, precision), settings)]
+    field = [Choice(settings=s.of(precision), form=f) for f, s in product(forms_of(job, variant, precision), settings)]
     if len(field) == 1:
         return Tune(chosen={engine.name: field[0]})
     limit = HOPELESS * fastest.p50_ms if fastest else float("inf")

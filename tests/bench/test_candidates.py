@@ -81,6 +81,8 @@ def test_forms_are_raced_on_cpus_unless_the_target_says_otherwise() -> None:
         ({"plugin": "GPU"}, "plugin is for openvino"),
         ({"hints": ["throughput"]}, "hints is for openvino"),
         ({"streams": [2]}, "streams is for openvino"),
+        ({"rest": "bf16", "precisions": ["int8"]}, "rest is for openvino"),
+        ({"runtime": "openvino", "rest": "bf16"}, "rest is for int8 on the CPU"),
         ({"runtime": "openvino", "optimization": "basic"}, "optimization is for onnxruntime"),
         ({"runtime": "openvino", "arena": [True, False]}, "arena is for onnxruntime"),
         ({"optimization": "most"}, "optimization"),

@@ -165,12 +165,13 @@ def test_pixels_are_the_integers_of_an_asymmetric_graph_coded_as_uint8(every: Bu
 
     plain = coded(every.model, X86)
     assert quantizers_of_the_input(plain) == 1
-    cut = with_pixels(plain)
+    cut = with_pixels(plain, "onnxruntime")
     assert quantizers_of_the_input(cut) == 0
     assert [node.op_type for node in cut.graph.node][:2] == ["Transpose", "DequantizeLinear"]
+    assert quantizers_of_the_input(with_pixels(plain, "openvino")) == 1
     # int8 on ARM, and another scale: the pair stays behind the cast
     for other in (coded(every.model, ARM), coded(small.model, X86)):
-        assert quantizers_of_the_input(with_pixels(other)) == 1
+        assert quantizers_of_the_input(with_pixels(other, "onnxruntime")) == 1
 
 
 def test_onnx_runtime_takes_pixels_straight_into_an_integer_convolution(every: Built, tmp_path: Path) -> None:
@@ -191,6 +192,21 @@ def test_onnx_runtime_takes_pixels_straight_into_an_integer_convolution(every: B
     assert "QuantizeLinear" in {node.op_type for node in floats[: until["floats"]]}
     assert not {"QuantizeLinear", "Cast", "Div"} & {node.op_type for node in pixels[: until["pixels"]]}
     assert len(pixels) <= len(floats)
+
+
+def test_openvino_takes_pixels_straight_into_an_integer_convolution(every: Built, tmp_path: Path) -> None:
+    """Without a quantizer behind the pixels its first convolution is float, and what carries its input to it."""
+    import openvino
+
+    form = Form(input="pixels")
+    made = build_engine("openvino", every.file, _folder(tmp_path / "pixels"), quantized=True, form=form)
+    compiled = openvino.Core().compile_model(engine_file(made), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    told = [node.get_rt_info() for node in compiled.get_runtime_model().get_ordered_ops()]
+    ran = [(str(one["layerType"].value), str(one["primitiveType"].value)) for one in told]
+    ran = [(kind, kernel) for kind, kernel in ran if kind not in ("Const", "Reshape")]
+    until = next(number for number, (kind, _) in enumerate(ran) if kind == "Convolution")
+    assert ran[until][1].endswith("I8"), ran[: until + 3]
+    assert {kind for kind, _ in ran[:until]} <= {"Input", "Reorder", "Transpose"}
 
 
 def test_engine_files_say_what_they_are(every: Built, tmp_path: Path) -> None:

@@ -64,6 +64,9 @@ ENGINES = {
 }  # fmt: skip
 ROUNDS, BLOCK = 12, 9
 
+#: Hashes of what builds and sweeps are made from.
+INPUTS = {"model": "a" * 64, "data": "d" * 64, "target": "e" * 64}
+
 
 def measured(name: str, median: float, number: int) -> Measurement:
     """Blocks with noise, drift and a tail, by seed."""
@@ -147,7 +150,7 @@ def build(
             for m in run.measurements
         ),
         verdict=verdict, comparisons=comparisons, left_out=run.left_out, notes=("a note",), environment=run.environment,
-        inputs={"model": "a" * 64, "data": "d" * 64, "recipe": "c" * 64, "target": "e" * 64},
+        inputs=INPUTS | {"recipe": "c" * 64},
         candidates=figures.candidates(run.measurements, accuracies, verdict, goal),
         latencies=figures.latency_picture(run), widths=figures.layer_widths(widths(model), plan), parity=checked.parity,
         samples=samples(data, predictions[verdict.comparison.parent], predictions[verdict.comparison.build], folder),

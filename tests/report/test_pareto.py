@@ -3,9 +3,7 @@ network."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,9 +13,10 @@ from edgeprune.report.build_page import page as build_page
 from edgeprune.report.pareto import curve_section, curves_of, others, page, renew_sweep
 from edgeprune.report.renew import renew
 from edgeprune.workshop import Workshop
-from tests.report.builds import Built
+from tests.report.builds import INPUTS, Built
 from tests.report.conftest import Tabs
 from tests.report.look import CONTRAST, OVERLAPS
+from tests.report.test_rivals import compared as comparison
 
 
 def raced(engine: str, ms: float, map50_95: float, best: float | None = 10.0) -> Raced:
@@ -34,9 +33,6 @@ def raced(engine: str, ms: float, map50_95: float, best: float | None = 10.0) ->
         engine=engine, row=row, artifact_sha256="a" * 64, p50_interval_ms=(ms * 0.97, ms * 1.03),
         against=against or None,
     )  # fmt: skip
-
-
-INPUTS = {"model": "a" * 64, "data": "d" * 64, "target": "e" * 64}  # as tests/report/builds.py has them
 
 
 @pytest.fixture
@@ -65,22 +61,10 @@ def sweep() -> Sweep:
     )  # fmt: skip
 
 
-def rival(name: str, precision: str, ms: float) -> dict[str, Any]:
-    return {
-        "name": name, "side": "rival", "exporter": "somebody 1", "how": "export(int8=True)", "precision": precision,
-        "latency_ms": {"p50": ms}, "p50_interval_ms": [ms * 0.9, ms * 1.1], "map50_95": 0.6,
-    }  # fmt: skip
-
-
 @pytest.fixture
 def compared(tmp_path: Path) -> Path:
-    rows = [
-        rival("somebody int8", "int8", 8.0), rival("somebody int8 at its best", "int8", 7.5),
-        rival("somebody fp32", "fp32", 11.0), {**rival("ours", "int8", 2.0), "side": "build"},
-    ]  # fmt: skip
-    file = tmp_path / "compare" / "t" / "compare.json"
-    file.parent.mkdir(parents=True)
-    file.write_text(json.dumps({"rows": rows}))
+    """The folder of a build that was compared: of Ultralytics two precisions, one of them raced twice; of NNCF one."""
+    write_json(tmp_path / "compare" / "t" / "compare.json", comparison())
     return tmp_path / "t"
 
 
@@ -95,18 +79,20 @@ def test_the_front_is_what_nothing_beats(sweep: Sweep) -> None:
 
 
 def test_every_point_has_a_mark_and_others_have_theirs(tabs: Tabs, sweep: Sweep, compared: Path) -> None:
-    found = others(compared)
-    assert [(p.label, p.ms) for p in found] == [("somebody int8", 7.5), ("somebody fp32", 11.0)]
+    found = others(compared, INPUTS)
+    assert [p.label for p in found] == ["nncf int8", "ultralytics int8", "nncf <mixed> int8", "ultralytics fp32"]
+    assert found[1].ms == pytest.approx(2.4, rel=0.05)  # at its best
     tab = tabs(page(sweep, found))
 
     def count(what: str) -> int:
         return int(tab.locator(f"section:has(#curve) .wide {what}").count())
 
-    assert (count(".mark.parent"), count(".mark.chosen"), count(".mark.lost"), count(".mark.other")) == (1, 2, 2, 2)
-    assert count("line.whisker") == 3 * 7
+    assert (count(".mark.parent"), count(".mark.chosen"), count(".mark.lost"), count(".mark.other")) == (1, 2, 2, 4)
+    assert count("line.whisker") == 3 * 9
     assert count(".agreed") == count("path.front") == 1
     assert "of a run of their own" in tab.locator("section:has(#curve)").inner_text()
-    assert others(compared.with_name("nowhere")) == []
+    assert others(compared.with_name("nowhere"), INPUTS) == []
+    assert others(compared, INPUTS | {"data": "0" * 64}) == []
 
 
 def test_the_front_is_drawn_through_its_points(tabs: Tabs, sweep: Sweep) -> None:
@@ -137,7 +123,7 @@ def test_the_table_has_every_point_with_its_figures(tabs: Tabs, sweep: Sweep) ->
 
 @pytest.mark.parametrize("width", [320, 375, 1280])
 def test_it_is_readable_on_a_phone(tabs: Tabs, sweep: Sweep, compared: Path, width: int) -> None:
-    tab = tabs(page(sweep, others(compared)), width)
+    tab = tabs(page(sweep, others(compared, INPUTS)), width)
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
     assert tab.evaluate(OVERLAPS, "section:has(#curve)") == []
 
@@ -182,7 +168,7 @@ def test_a_comparison_that_comes_later_brings_its_marks(
         renew_sweep(shop)
         assert shop.ran == ["page", "page of sweep.json"] * 2
     for name in ("report.html", "sweep.html"):
-        assert "somebody int8" in (compared / name).read_text()
+        assert "ultralytics int8" in (compared / name).read_text()
 
 
 def test_a_sweep_without_any_build_has_a_page_all_the_same(tabs: Tabs, sweep: Sweep, accepted: Built) -> None:

@@ -14,7 +14,7 @@ from edgeprune.records.rivals import LeftOut, Side
 from edgeprune.report.figures import p50_interval
 from edgeprune.report.rivals import page, show
 from edgeprune.rivals.table import listed, sentences
-from tests.report.builds import measured
+from tests.report.builds import INPUTS, measured
 from tests.report.conftest import Tabs
 from tests.report.look import CONTRAST, OVERLAPS
 
@@ -27,13 +27,18 @@ ENGINES: dict[str, tuple[Side, float, float]] = {
 }  # fmt: skip
 
 
+def tool(name: str) -> list[str]:
+    """Whose tool made an engine, and in which precision."""
+    return name.removesuffix(" at its best").rsplit(" ", 1)
+
+
 def compared(build: str = "pruned int8", **changes: object) -> Compared:
     runs: dict[str, Measurement] = {
         name: measured(name, median, number) for number, (name, (_, median, _)) in enumerate(ENGINES.items())
     }
     rows = tuple(
         ComparedRow(
-            name=name, side=side, exporter="tool 1.0", how="tool export model.pt", precision="int8",
+            name=name, side=side, exporter=f"{tool(name)[0]} 1.0", how="tool export model.pt", precision=tool(name)[1],
             arithmetic=name.split()[-1], map50_95=score, map50=score + 0.2, latency_ms=runs[name].latency_ms,
             p50_interval_ms=p50_interval(runs[name]),
             against=None if name == build else compare(runs[build], runs[name]), bytes=3_400_000,
@@ -47,7 +52,7 @@ def compared(build: str = "pruned int8", **changes: object) -> Compared:
         "accepted": True, "max_map_drop": 0.01, "rows": rows, "rounds": 40, "val_images": 73,
         "left_out": (LeftOut(name="ultralytics qat int8", exporter="ultralytics 8", why="no <package>"),),
         "notes": ("ranges are from 128 images",), "settings_raced": {"nncf int8": ("2.2 ms: bf16", "2.6 ms: fp32")},
-        "environment": {"cpu": "A <processor>", "cores": "2", "machine": "x86_64"}, "inputs": {"model": "0" * 64},
+        "environment": {"cpu": "A <processor>", "cores": "2", "machine": "x86_64"}, "inputs": INPUTS,
     }  # fmt: skip
     return Compared.model_validate(whole | changes)
 

@@ -20,9 +20,9 @@ from onnx import TensorProto, helper, numpy_helper
 from edgeprune.errors import DeviceError
 from edgeprune.records import Settings
 from edgeprune.records.request import Engine
-from edgeprune.records.settings import Hint
+from edgeprune.records.settings import Hint, Rest
 from edgeprune.runtime.openvino import OpenVinoSession
-from edgeprune.runtime.session import no_fp16, open_session, session_options
+from edgeprune.runtime.session import available, no_fp16, open_session, session_options
 from tests.bench.test_measure import net
 
 CORES = sorted(os.sched_getaffinity(0))
@@ -182,6 +182,17 @@ def test_openvino_has_as_many_streams_as_it_was_told(tmp_path: Path, hint: Hint,
     assert session.property_of("INFERENCE_NUM_THREADS") == 2
     assert str(session.property_of("PERFORMANCE_HINT")).endswith(hint.upper())
     assert session.run(np.zeros((1, 3, 32, 32), np.float32))[0].shape == (1, 16, 32, 32)
+
+
+@pytest.mark.parametrize("rest", ["fp32", "bf16"])
+def test_what_isnt_quantized_computes_as_openvino_was_told_where_it_can(tmp_path: Path, rest: Rest) -> None:
+    session = open_session("openvino", net(tmp_path / "n.onnx", 2), "int8", Settings(rest=rest))
+    assert isinstance(session, OpenVinoSession)
+    can = available("openvino", "bf16") is None
+    computes = session.property_of("INFERENCE_PRECISION_HINT").get_type_name()
+    assert computes == ("bf16" if rest == "bf16" and can else "f32")
+    assert Settings(rest=rest).of("int8").rest == rest
+    assert Settings(rest=rest).of("bf16") == Settings()
 
 
 def test_settings_that_contradict_themselves_are_refused() -> None:
