@@ -126,7 +126,7 @@ def rotate(
             f"No {role} key is called that.", expected=", ".join(sorted(now_there)),
             got=", ".join(sorted(leaving - set(now_there))),
         )  # fmt: skip
-    resigned = {"root": ("root",), "targets": ("root", "targets"), "online": ("root", "targets", ROLLOUTS)}
+    resigned = {"root": ("root",), "targets": ("root", "targets"), "online": ("root", "targets")}
     signed = resigned.get(role, ("targets", *roles))
     keyring = repository.keyring
     for key in now_there.values():  # whose password is right: a new key gets it too

@@ -75,7 +75,7 @@ def publish(folder: Path, draft: Draft, keyring: Keyring) -> None:
         DeviceError: No space left.
     """
     draft.require()
-    only_root = set(draft.changed) == {"root"} and not draft.base.stale
+    only_root = set(draft.changed) == {"root"}
     if not only_root:
         draft.complete(keyring)
         draft.require()

@@ -167,9 +167,7 @@ def revert(repository: Repository, product: str, to: int, *, label: str = "", no
             _placed(there, draft, staged, product, build, there.file(build.archive.path), earlier, newest + 1)
             for build in old.builds
         )  # fmt: skip
-        release = Release(
-            product=product, counter=newest + 1, label=label, builds=builds, reverts_to=to
-        )
+        release = Release(product=product, counter=newest + 1, label=label, builds=builds, reverts_to=to)
         _add_file(draft, product, release_path(product, newest + 1), to_json(release))
     return repository.release(product, newest + 1)
 
