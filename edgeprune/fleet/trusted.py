@@ -71,8 +71,11 @@ def load(folder: Path, keyring: Keyring | None = None) -> Trusted:
             "There is no fleet repository here.", where=folder, expected="metadata/1.root.json",
             next_step="edgeprune fleet init makes one",
         )  # fmt: skip
+    known = keyring.known("timestamp.json") if keyring else None  # first: others publish while this is read
     trusted = follow(lambda name: (folder / "metadata" / name).read_bytes(), folder / "metadata", keyring)
-    _refuse_older(trusted.timestamp.signed, keyring, folder / "metadata")
+    version = parsed(known, Timestamp, "known/timestamp.json").signed.version if known else 0
+    if trusted.timestamp.signed.version < version:
+        raise _older(folder / "metadata", f"timestamp {version}", f"timestamp {trusted.timestamp.signed.version}")
     return trusted
 
 
@@ -147,6 +150,7 @@ def parsed(data: bytes, kind: type[Any], where: object) -> Metadata[Any]:
 
 def _roots(read: Read, files: dict[str, bytes], where: object, keyring: Keyring | None) -> tuple[Metadata[Root], ...]:
     """The chain of roots, each signed by the one before and by itself; the known one is of them."""
+    known = keyring.known("root.json") if keyring else None
     found: list[Metadata[Root]] = []
     while True:
         name = file_name("root", len(found) + 1)
@@ -163,7 +167,6 @@ def _roots(read: Read, files: dict[str, bytes], where: object, keyring: Keyring 
         files[name] = data
     if not found:
         raise UpdateError("There is no root metadata.", where=where, expected="1.root.json")
-    known = keyring.known("root.json") if keyring else None
     if known is not None:
         _refuse_another(found, parsed(known, Root, "known/root.json"), where)
     return tuple(found)
@@ -179,13 +182,6 @@ def _refuse_another(roots: Sequence[Metadata[Root]], known: Metadata[Root], wher
             expected=f"root metadata {version} as they last signed for it",
             next_step="find out who changed the folder; nothing was signed",
         )  # fmt: skip
-
-
-def _refuse_older(timestamp: Timestamp, keyring: Keyring | None, where: object) -> None:
-    known = keyring.known("timestamp.json") if keyring else None
-    version = parsed(known, Timestamp, "known/timestamp.json").signed.version if known else 0
-    if timestamp.version < version:
-        raise _older(where, f"timestamp {version}", f"timestamp {timestamp.version}")
 
 
 def _older(where: object, expected: str, got: str) -> UpdateError:
