@@ -172,7 +172,7 @@ class Store:
                 for rows in (last, ended):
                     if rows:
                         columns = next(iter(rows.values())).keys() - {"b_device"}
-                        values = {column: bindparam(column) for column in columns}
+                        values: dict[str, Any] = {column: bindparam(column) for column in columns}
                         statement = update(words).where(words.c.device == bindparam("b_device")).values(values)
                         connection.execute(statement, list(rows.values()))
         return answers
