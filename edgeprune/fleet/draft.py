@@ -22,7 +22,9 @@ from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Tar
 
 from edgeprune.errors import UpdateError
 from edgeprune.fleet.keys import Keyring, name_of
-from edgeprune.fleet.trusted import Trusted
+from edgeprune.fleet.trusted import Trusted, signed_by
+from edgeprune.records.base import write_json
+from edgeprune.records.signing import Proposal
 
 #: How long what is signed by whom counts. Offline keys are taken out once a year.
 ROOT_LASTS = TARGETS_LASTS = timedelta(days=365)
@@ -107,7 +109,10 @@ class Draft:
 
     def keyids(self, role: str) -> list[str]:
         """Keys that sign a role, of the old root's too."""
-        return list(dict.fromkeys(k for d in self.delegators(role) for k in d.get_delegated_role(role).keyids))
+        try:
+            return list(dict.fromkeys(k for d in self.delegators(role) for k in d.get_delegated_role(role).keyids))
+        except ValueError:
+            return []  # nobody delegates to it (yet): who changes it says so
 
     def lacking(self, role: str) -> str | None:
         """What a role's signatures lack, in words; None where they do."""
@@ -118,9 +123,8 @@ class Draft:
             if not result.verified:
                 by = " of the root so far" if len(needed) > 1 and delegator is self.base.root else ""
                 missing = sorted(map(name_of, result.unsigned.values()))
-                return (
-                    f"{role}: {len(result.signed)} of {result.threshold} signatures{by}; {', '.join(missing)} can sign"
-                )
+                found = f"{len(result.signed)} of {result.threshold} signatures{by}"
+                return f"{role}: {found}; {', '.join(missing)} can sign"
         return None
 
     def require(self) -> None:
@@ -138,11 +142,17 @@ class Draft:
                     got=f"{size} bytes", next_step="begin a new product",
                 )  # fmt: skip
 
+    def write(self, path: Path) -> None:
+        """Write it as a proposal, with the signatures so far."""
+        published = {name: data.decode() for name, data in self.base.files.items()}
+        documents = {role: document.to_dict() for role, document in self.changed.items()}
+        write_json(path, Proposal(published=published, documents=documents))
+
     def old_root_content(self) -> bool:
         """Whether a reader with the old root takes all that changes."""
         return all(
-            self.base.root.get_verification_result(role, d.signed_bytes, d.signatures).verified
-            for role, d in self.changed.items()
+            signed_by(self.base.root, role, document)
+            for role, document in self.changed.items()
             if role in ("targets", "snapshot", "timestamp")
         )
 

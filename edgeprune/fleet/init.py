@@ -72,7 +72,7 @@ def init(
             signer = keyring.signer(key.keyid)
             assert signer is not None
             documents[role].sign(signer, append=True)
-        files.write_bytes(metadata_file(made, role, None if role == "timestamp" else 1), documents[role].to_bytes())
+        files.write_bytes(metadata_file(made, role, 1), documents[role].to_bytes())
     (made / "targets").mkdir()
     keyring.know("root.json", documents["root"].to_bytes())
     keyring.know("timestamp.json", documents["timestamp"].to_bytes())

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeprune.errors import UpdateError, missing_package
+from edgeprune.errors import UpdateError
 from edgeprune.records import files
 from edgeprune.records.base import read_json, to_json
 from edgeprune.records.signing import KeyRole, SigningKey
@@ -92,6 +92,8 @@ class Keyring:
     @classmethod
     def make(cls, folder: Path, password: Password = from_environment) -> Keyring:
         """An empty one in a new folder."""
+        if folder.exists():
+            raise UpdateError("The folder for the keys is there already.", where=folder, expected="a new one")
         with files.no_space(folder):
             folder.mkdir(mode=0o700, parents=True)
         return cls(folder, password)
@@ -121,7 +123,7 @@ class Keyring:
             serialization.BestAvailableEncryption(password),
         )  # fmt: skip
         public = SSlibKey.from_crypto(private.public_key())
-        name = self._next_name(role)
+        name = _name(role, public)
         _write_secret(self.folder / f"{name}.pem", pem)
         self._write(name, role, public, f"{_ENCRYPTED}{name}.pem")
         self._signers[public.keyid] = CryptoSigner(private, public)
@@ -158,7 +160,7 @@ class Keyring:
             public = SSlibKey.from_crypto(load_pem_public_key(public_pem.read_bytes()))
         except (OSError, ValueError) as error:
             raise UpdateError("The public key can't be read.", where=public_pem, got=str(error)) from error
-        name = self._next_name(role)
+        name = _name(role, public)
         signer = self._open(
             SigningKey(name=name, role=role, keyid=public.keyid, public=_public(public), uri=uri)
         )  # fmt: skip
@@ -178,6 +180,21 @@ class Keyring:
             for path in (self.folder / f"{key.name}.json", self.folder / f"{key.name}.pem"):
                 path.unlink(missing_ok=True)
         files.sync_folder(self.folder)
+
+    def hand_over(self, name: str, folder: Path) -> None:
+        """Move a key, and what it knows of the repository, into another folder: a stick, for its holder's machine."""
+        key = next((key for key in self.keys.values() if key.name == name), None)
+        if key is None:
+            have = ", ".join(sorted(key.name for key in self.keys.values()))
+            raise UpdateError("There is no such key here.", where=self.folder, expected=have, got=name)
+        other = Keyring(folder, self._password) if folder.is_dir() else Keyring.make(folder, self._password)
+        for known in ("root.json", "timestamp.json"):
+            if (content := self.known(known)) is not None:
+                other.know(known, content)
+        for path in (self.folder / f"{name}.pem", self.folder / f"{name}.json"):
+            if path.exists():
+                _write_secret(folder / path.name, path.read_bytes())
+        self.forget({key.keyid})
 
     def known(self, name: str) -> bytes | None:
         """Root or timestamp that was last signed for ('root.json', 'timestamp.json'); None before the first time."""
@@ -225,15 +242,23 @@ class Keyring:
             self._passwords[role] = self._password(role).encode()
         return self._passwords[role]
 
-    def _next_name(self, role: KeyRole) -> str:
-        taken = {key.name for key in self.keys.values()} | {path.stem for path in self.folder.glob("*.pem")}
-        return next(name for n in range(1, len(taken) + 2) if (name := f"{role}-{n}") not in taken)
-
     def _write(self, name: str, role: KeyRole, public: Key, uri: str) -> None:
         public.unrecognized_fields[NAME_FIELD] = name
         key = SigningKey(name=name, role=role, keyid=public.keyid, public=_public(public), uri=uri)
         _write_secret(self.folder / f"{name}.json", to_json(key))
         self.keys[key.keyid] = key
+
+
+def read_key(path: Path) -> Key:
+    """The public half of a key that somebody else holds, of its NAME.json.
+
+    Raises:
+        UpdateError: It isn't a key's.
+    """
+    from securesystemslib.signer import Key
+
+    key = _read(path)
+    return Key.from_dict(key.keyid, {**key.public, NAME_FIELD: key.name})
 
 
 def name_of(key: Key) -> str:
@@ -250,13 +275,9 @@ def refuse_served(keys: Path, repository: Path) -> None:
         )
 
 
-def need_tuf() -> None:
-    """Raise DeviceError where the extra isn't installed."""
-    try:
-        import securesystemslib.signer  # noqa: F401
-        import tuf.api.metadata  # noqa: F401
-    except ImportError as error:
-        raise missing_package(str(error.name or "tuf"), "fleet") from error
+def _name(role: KeyRole, public: Key) -> str:
+    """Its keyid is in it: two holders who each make a key make two names."""
+    return f"{role}-{public.keyid[:6]}"
 
 
 def _public(key: Key) -> dict[str, Any]:

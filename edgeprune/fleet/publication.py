@@ -86,7 +86,7 @@ def publish(folder: Path, draft: Draft, keyring: Keyring) -> None:
     for role, document in draft.changed.items():
         if role not in ("root", "timestamp"):
             files.write_bytes(metadata_file(folder, role, document.signed.version), document.to_bytes())
-    if metadata_file(folder, "timestamp").read_bytes() != draft.base.timestamp_bytes:
+    if metadata_file(folder, "timestamp").read_bytes() != draft.base.files["timestamp.json"]:
         raise UpdateError(
             "Somebody else published meanwhile, without the lock.", where=metadata_file(folder, "timestamp"),
             next_step="run it again; nothing of this was published",
