@@ -10,6 +10,7 @@ Source: facts on fleets (the controller is an idempotent tick).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -34,13 +35,17 @@ class Ticked:
     counts: dict[str, Counts]
 
 
-def tick(repository: Repository, store: Store, now: datetime) -> Ticked:
+def tick(repository: Repository, open_store: Callable[[], Store], now: datetime) -> Ticked:
     """Renew metadata and move every rollout on, once.
+
+    Args:
+        open_store: Called when metadata have been renewed.
 
     Raises:
         UpdateError: No online key, or a status database that doesn't answer.
     """
     renewed = repository.renew(now)
+    store = open_store()
     with moving(repository) as there:
         going = {channel: rollout for channel, rollout in sorted(there.items()) if rollout.state not in TERMINAL}
         counts = {channel: store.counts(rollout) for channel, rollout in going.items()}

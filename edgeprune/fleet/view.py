@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import threading
 import time
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -19,7 +20,7 @@ from typing import Any
 
 from edgeprune.errors import EdgepruneError
 from edgeprune.fleet.repository import Repository
-from edgeprune.fleet.rollout import TERMINAL, counting
+from edgeprune.fleet.rollout import counting
 from edgeprune.fleet.store import Store
 from edgeprune.records.release import Release
 from edgeprune.records.rollout import Rollout, bucket, utc
@@ -159,15 +160,14 @@ def _rollout(rollout: Rollout, release: Release, store: Store, dots: int) -> Rol
 
 
 def _dots(rollout: Rollout, store: Store, most: int) -> tuple[Dot, ...]:
-    found = sorted((bucket(rollout.salt, device), device, rest) for device, *rest in store.each(rollout, most))
+    found = sorted(
+        (bucket(rollout.salt, device), device, outcome or state or NEVER_HEARD, reason)
+        for device, outcome, reason, state in store.each(rollout, most)
+    )
     percents = [wave.percent for wave in rollout.waves]
     return tuple(
-        Dot(
-            device, outcome or state or NEVER_HEARD,
-            next((n for n, percent in enumerate(percents) if place * 100.0 < percent), len(percents)), reason,
-        )
-        for place, device, (outcome, reason, state) in found
-    )  # fmt: skip
+        Dot(device, is_, bisect_right(percents, place * 100.0), reason) for place, device, is_, reason in found
+    )
 
 
 @dataclass(frozen=True)
@@ -204,8 +204,3 @@ class Lookout:
                 ended = self._clock()
                 self._next = ended + max(INTERVAL_S, 4 * (ended - begun))
             return self._seen
-
-
-def over(rollout: RolloutView) -> bool:
-    """Whether nothing more becomes of it by itself."""
-    return rollout.state in TERMINAL
