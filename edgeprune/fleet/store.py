@@ -21,11 +21,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import Connection, and_, bindparam, case, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL
 
 from edgeprune.errors import UpdateError
+from edgeprune.fleet.counting import belongs, counted, outcome_of, reason_of
 from edgeprune.fleet.database import connect, said, writing
 from edgeprune.fleet.rollout import Counts, Event, Outcome, change, count
 from edgeprune.fleet.tables import devices, events, kinds, words
@@ -37,8 +38,6 @@ Answer = Literal["taken", "not newer", "not enrolled", "another SKU"]
 CHUNK = 1000
 #: Rows fetched at a time.
 FETCH = 10_000
-#: States of a device that has nothing to do: what it runs, it has committed.
-RESTING = ("idle", "committed", "deferred")
 
 
 @dataclass(frozen=True)
@@ -179,7 +178,10 @@ class Store:
 
     def counts(self, rollout: Rollout) -> Counts:
         """What a rollout's devices have made of it."""
-        return count(rollout, self._outcomes(rollout))
+        if self.url.get_backend_name() != "postgresql":
+            return count(rollout, self._outcomes(rollout))
+        with said(self.url), self._engine.connect() as connection:
+            return counted(connection, rollout, *self._chosen(connection, rollout))
 
     def tallies(self) -> list[Tally]:
         """The fleet by what its devices are, do and run."""
@@ -229,27 +231,23 @@ class Store:
     def _outcomes(self, rollout: Rollout, most: int | None = None, *more: Any) -> Iterator[Any]:
         """Id, outcome and reason of every device that a rollout selects, and more columns if asked."""
         with said(self.url), self._engine.connect() as connection:
-            every = connection.execute(select(kinds)).all()
-            chosen = {row.id for row in every if rollout.selector.selects(row.sku, row.runtime, _untagged(row.tags))}
-            mine = and_(words.c.ended_rollout == rollout.serial, words.c.ended_release == rollout.counter)
-            outcome = case(
-                (and_(mine, words.c.ended == 2), "failed"),
-                (or_(and_(mine, words.c.ended == 1),
-                     and_(words.c.counter == rollout.counter, words.c.state.in_(RESTING))), "committed"),
-            )  # fmt: skip
-            reason = case((and_(mine, words.c.ended == 2), words.c.ended_reason), else_="")
-            query = select(words.c.device, outcome, reason, *more).where(
-                words.c.channel == rollout.channel, words.c.product == rollout.product
-            )
+            chosen, all_of_them = self._chosen(connection, rollout)
+            query = select(words.c.device, outcome_of(rollout), reason_of(rollout), *more).where(belongs(rollout))
             few = len(chosen) <= CHUNK
-            if len(chosen) < len(every):
+            if not all_of_them:
                 query = query.where(words.c.kind.in_(chosen)) if few else query.add_columns(words.c.kind)
             if most is not None:
                 query = query.limit(most)
             for rows in connection.execution_options(yield_per=FETCH).execute(query).partitions():
-                yield from rows if len(chosen) == len(every) or few else (
+                yield from rows if all_of_them or few else (
                     row[:-1] for row in rows if row[-1] in chosen
                 )  # fmt: skip
+
+    def _chosen(self, connection: Connection, rollout: Rollout) -> tuple[set[int], bool]:
+        """Kinds that a rollout selects, and whether these are all that there are."""
+        every = connection.execute(select(kinds)).all()
+        chosen = {row.id for row in every if rollout.selector.selects(row.sku, row.runtime, _untagged(row.tags))}
+        return chosen, len(chosen) == len(every)
 
     def _enrolled(self, connection: Connection, names: Sequence[str]) -> Iterator[str]:
         for some in _chunks(names):

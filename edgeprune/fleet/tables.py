@@ -102,6 +102,7 @@ words = Table(
     Column("ended", SmallInteger, nullable=False),  # 0 none, 1 committed, 2 failed
     Column("ended_reason", Text, nullable=False),
     Index(None, "channel"),
+    postgresql_with={"fillfactor": 70},  # rows that are written over stay on their page
 )  # fmt: skip
 
 events = Table(

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from sqlalchemy import create_engine, text
 
 from edgeprune.errors import UpdateError
+from edgeprune.fleet.counting import bounds
 from edgeprune.fleet.database import url_of
-from edgeprune.fleet.rollout import WaveCounts
+from edgeprune.fleet.rollout import WaveCounts, count
 from edgeprune.fleet.store import Store, Tally
 from edgeprune.fleet.tables import REVISION, metadata
 from edgeprune.records.device_status import DeviceStatus
@@ -336,3 +337,34 @@ def test_a_server_that_went_away_and_came_back(opened: Callable[[], Store], url:
         ))  # fmt: skip
     killer.dispose()
     assert store.take([status("a", 1)], NOW) == ["taken"]
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    percents=st.sets(st.one_of(st.integers(1, 100), st.floats(0.001, 100)), min_size=1, max_size=5),
+    salt=st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=8, max_size=20),
+    skus=st.sampled_from([(), ("pi",), ("orin",), ("none",)]),
+)
+def test_the_database_counts_as_a_device_decides(
+    store: Store, percents: set[float], salt: str, skus: tuple[str, ...]
+) -> None:
+    names = [f"d{n}" for n in range(60)]
+    rollout = begun(*(Wave(percent=p) for p in sorted(percents)), salt=salt, selector=Selector(skus=skus))
+    if store.token_sha256("d0") is None:
+        store.enroll(enrolled(*names[:40]), NOW)
+        store.enroll(enrolled(*names[40:], sku="orin"), NOW)
+        store.take([committed(name, 1, rollout) for name in names[:20]], NOW)
+        store.take([reverted(name, 1, rollout, f"kind {n % 3}: {n}") for n, name in enumerate(names[20:30])], NOW)
+    found, every = store.counts(rollout), count(rollout, store._outcomes(rollout))
+    assert found == every
+    for index in range(len(percents)):
+        at = rollout.model_copy(update={"wave": index})
+        inside = sum(at.reaches(name, "pi" if n < 40 else "orin", "") for n, name in enumerate(names))
+        assert found.until(index).devices == inside
+
+
+@given(st.floats(0, 100, exclude_min=True), st.integers(0, 2**64 - 1), st.integers(-3000, 3000))
+def test_a_bound_says_what_the_comparison_says(percent: float, anywhere: int, near: int) -> None:
+    bound = bounds(begun(Wave(percent=percent)))[0]
+    for place in (anywhere, min(max(int.from_bytes(bound, "big") + near, 0), 2**64 - 1)):
+        assert (place.to_bytes(8, "big") < bound) == (place / 2.0**64 * 100.0 < percent)
