@@ -128,14 +128,29 @@ def _run(folder: Path, db: str, *arguments: str) -> Ran:
             [sys.executable, "-m", "edgeprune", "fleet", *arguments], stdout=said, stderr=subprocess.STDOUT,
             env=environment,
         )  # fmt: skip
-        _, ended, used = os.wait4(process.pid, 0)
+        peak_kib = 0
+        while True:  # not ru_maxrss: that of a child begins with what its parent held when it was made
+            peak_kib = max(peak_kib, _peak_kib(process.pid))
+            done, ended, used = os.wait4(process.pid, os.WNOHANG)
+            if done:
+                break
+            time.sleep(0.01)
         process.returncode = os.waitstatus_to_exitcode(ended)
         wall_s = time.perf_counter() - begun
         said.seek(0)
         text = said.read().strip()
     if process.returncode != 0:
         raise AssertionError(f"{' '.join(arguments)} ended with {process.returncode}:\n{text}")
-    return Ran(wall_s, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024, text)
+    return Ran(wall_s, used.ru_utime + used.ru_stime, peak_kib / 1024, text)
+
+
+def _peak_kib(pid: int) -> int:
+    """The most that a process has held in memory since it was started, as Linux counts it."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), 0)
 
 
 def _rollout(folder: Path) -> Rollout:
