@@ -17,7 +17,7 @@ import hashlib
 import hmac
 import os
 import secrets
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from edgeprune.errors import UpdateError
@@ -65,13 +65,21 @@ def write_passwords(file: Path, tokens: Mapping[str, str], gone: Collection[str]
         file.parent.mkdir(parents=True, exist_ok=True)
         part = file.with_name(f".{file.name}.part")
         part.unlink(missing_ok=True)
-        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as handle:
-            handle.writelines(f"{line}\n" for line in lines)
-            handle.flush()
-            if file.exists():
-                was = file.stat()
-                os.fchown(handle.fileno(), was.st_uid, was.st_gid)
-                os.fchmod(handle.fileno(), was.st_mode & 0o7777)
-            os.fsync(handle.fileno())
-        os.replace(part, file)
+        try:
+            _write(part, lines, file.stat() if file.exists() else None)
+            os.replace(part, file)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
         sync_folder(file.parent)
+
+
+def _write(part: Path, lines: Sequence[str], like: os.stat_result | None) -> None:
+    """Write a secret file, with another's owner and mode."""
+    with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as handle:
+        handle.writelines(f"{line}\n" for line in lines)
+        handle.flush()
+        if like is not None:
+            os.fchown(handle.fileno(), like.st_uid, like.st_gid)
+            os.fchmod(handle.fileno(), like.st_mode & 0o7777)
+        os.fsync(handle.fileno())
