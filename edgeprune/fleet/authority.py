@@ -76,17 +76,18 @@ def add_product(
     role = models_role(product)
     if role in repository.published().trusted.roles:
         raise UpdateError("The product is there already.", where=repository.folder, got=product)
-    with _new_keys(repository.keyring) as made, repository.change(now, "targets", propose=propose) as (draft, _):
-        if own_key:
-            made.append(repository.keyring.generate("release"))
-        public = made or repository.keyring.public("release")
-        if not public:
-            raise UpdateError("There is no release key here.", where=repository.keyring.folder, expected="release-1")
+    keyring = repository.keyring
+    public = keyring.public("release")
+    if not public and not own_key:
+        raise UpdateError("There is no release key here.", where=keyring.folder, next_step="--own-key makes one")
+    with _new_keys(keyring, "release", int(own_key)) as made, repository.change(now, "targets", propose=propose) as (
+        draft, _,
+    ):  # fmt: skip
         targets: Targets = draft.edit("targets")
         roles = delegations(targets).roles
         assert roles is not None
         roles[role] = DelegatedRole(role, [], 1, terminating=True, paths=[f"models/{product}/*/*"])
-        for key in public:
+        for key in made or public:
             targets.add_key(key, role)
         draft.add(role, Targets())
 
@@ -125,12 +126,13 @@ def rotate(
             f"No {role} key is called that.", expected=", ".join(sorted(now_there)),
             got=", ".join(sorted(leaving - set(now_there))),
         )  # fmt: skip
-    resigned = {"root": ("root",), "targets": ("root", "targets"), "online": ("root", "targets", ROLLOUTS)}
+    resigned = {"root": ("root",), "targets": ("root", "targets"), "online": ("root", "targets")}
     signed = resigned.get(role, ("targets", *roles))
     keyring = repository.keyring
-    with _new_keys(keyring) as made, repository.change(now, *signed, propose=propose) as (draft, _):
-        while len(made) < len(leaving) - len(given) + add:
-            made.append(keyring.generate(role))
+    for key in now_there.values():  # whose password is right: a new key gets it too
+        keyring.signer(key.keyid)
+    count = max(0, len(leaving) - len(given)) + add
+    with _new_keys(keyring, role, count) as made, repository.change(now, *signed, propose=propose) as (draft, _):
         for changed in signed:
             draft.edit(changed)
         for seat in (seat for seat in seats(draft.root, draft.targets) if seat.role in roles):
@@ -238,10 +240,11 @@ def describe(draft: Draft) -> tuple[str, ...]:
 
 
 @contextmanager
-def _new_keys(keyring: Keyring) -> Iterator[list[Key]]:
+def _new_keys(keyring: Keyring, role: KeyRole, count: int) -> Iterator[list[Key]]:
     """Keys made for a change; they go if it is refused. After a full disk they stay: they may be in use already."""
     made: list[Key] = []
     try:
+        made.extend(keyring.generate(role) for _ in range(count))
         yield made
     except UpdateError:
         keyring.forget({key.keyid for key in made})

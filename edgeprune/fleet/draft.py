@@ -67,8 +67,11 @@ class Draft:
     def edit(self, role: str) -> Any:
         """A role's metadata, to be changed in place."""
         if role not in self.changed:
-            published = self.base.roots[-1] if role == "root" else self.base.roles[role]
-            signed = copy.deepcopy(published.signed)
+            base = self.base
+            there: dict[str, Metadata[Any]] = {
+                **base.roles, "root": base.roots[-1], "snapshot": base.snapshot, "timestamp": base.timestamp
+            }  # fmt: skip
+            signed = copy.deepcopy(there[role].signed)
             signed.version += 1
             self.add(role, signed)
         return self.changed[role].signed
@@ -142,6 +145,11 @@ class Draft:
                     got=f"{size} bytes", next_step="begin a new product",
                 )  # fmt: skip
 
+    def outdated(self) -> list[str]:
+        """Roles that don't change, but whose signatures won't count any more."""
+        delegated = {role for role in self.base.roles if role != "targets" and role not in self.changed}
+        return sorted(self.base.stale | {r for r in delegated if not signed_by(self.targets, r, self.base.roles[r])})
+
     def write(self, path: Path) -> None:
         """Write it as a proposal, with the signatures so far."""
         published = {name: data.decode() for name, data in self.base.files.items()}
@@ -157,25 +165,29 @@ class Draft:
         )
 
     def complete(self, keyring: Keyring) -> None:
-        """Add snapshot and timestamp, signed.
+        """Add a timestamp, and a snapshot where one is due, both signed.
 
         Raises:
             UpdateError: The online key isn't here, or its password is wrong.
         """
-        snapshot: Snapshot = copy.deepcopy(self.base.snapshot.signed)
-        snapshot.version += 1
-        for role, document in self.changed.items():
-            if isinstance(document.signed, Targets):
-                data = document.to_bytes()
-                snapshot.meta[f"{role}.json"] = MetaFile.from_data(document.signed.version, data, ["sha256"])
-        self.add("snapshot", snapshot)
-        self.sign(keyring, ("snapshot",))
-        timestamp: Timestamp = copy.deepcopy(self.base.timestamp.signed)
-        timestamp.version += 1
-        data = self.changed["snapshot"].to_bytes()
-        timestamp.snapshot_meta = MetaFile.from_data(snapshot.version, data, ["sha256"])
-        self.add("timestamp", timestamp)
-        self.sign(keyring, ("timestamp",))
+        targets = {role: document for role, document in self.changed.items() if isinstance(document.signed, Targets)}
+        if targets:
+            self.edit("snapshot")
+        if "snapshot" in self.changed:
+            snapshot: Snapshot = self.changed["snapshot"].signed
+            for role, document in targets.items():
+                meta = MetaFile.from_data(document.signed.version, document.to_bytes(), ["sha256"])
+                snapshot.meta[f"{role}.json"] = meta
+            self._sign_anew(keyring, "snapshot")
+            timestamp: Timestamp = self.edit("timestamp")
+            data = self.changed["snapshot"].to_bytes()
+            timestamp.snapshot_meta = MetaFile.from_data(snapshot.version, data, ["sha256"])
+        self.edit("timestamp")
+        self._sign_anew(keyring, "timestamp")
+
+    def _sign_anew(self, keyring: Keyring, role: str) -> None:
+        self.changed[role].signatures.clear()
+        self.sign(keyring, (role,))
 
 
 def expiry(role: str, now: datetime) -> datetime:

@@ -29,8 +29,8 @@ from edgeprune.records.signing import KeyRole, SigningKey
 if TYPE_CHECKING:
     from securesystemslib.signer import Key, Signer
 
-#: Role of a key -> its password.
-Password = Callable[[KeyRole], str]
+#: Role of a key, and whether the key is new (who types asks twice) -> its password.
+Password = Callable[[KeyRole, bool], str]
 
 VARIABLE = "EDGEPRUNE_KEY_PASSWORD"
 #: What a key's own name is called in the metadata, for people.
@@ -40,7 +40,7 @@ MIN_PASSWORD = 8
 _ENCRYPTED = "encrypted:"
 
 
-def from_environment(role: KeyRole) -> str:
+def from_environment(role: KeyRole, new: bool = False) -> str:
     """A role's password from the environment.
 
     Raises:
@@ -114,7 +114,7 @@ class Keyring:
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
         from securesystemslib.signer import CryptoSigner, SSlibKey
 
-        password = self._password_of(role)
+        password = self._password_of(role, new=True)
         if len(password) < MIN_PASSWORD:
             raise UpdateError(f"The password of the {role} key is too short.", expected=f"{MIN_PASSWORD} bytes or more")
         private = Ed25519PrivateKey.generate()
@@ -161,9 +161,7 @@ class Keyring:
         except (OSError, ValueError) as error:
             raise UpdateError("The public key can't be read.", where=public_pem, got=str(error)) from error
         name = _name(role, public)
-        signer = self._open(
-            SigningKey(name=name, role=role, keyid=public.keyid, public=_public(public), uri=uri)
-        )  # fmt: skip
+        signer = self._open(SigningKey(name=name, role=role, keyid=public.keyid, public=_public(public), uri=uri))
         try:
             public.verify_signature(signer.sign(b"edgeprune"), b"edgeprune")
         except Exception as error:  # signers have errors of their own
@@ -237,9 +235,9 @@ class Keyring:
                 next_step=f"{VARIABLE}_{key.role.upper()} or {VARIABLE} holds it, where it isn't asked for",
             ) from error  # fmt: skip
 
-    def _password_of(self, role: KeyRole) -> bytes:
+    def _password_of(self, role: KeyRole, new: bool = False) -> bytes:
         if role not in self._passwords:
-            self._passwords[role] = self._password(role).encode()
+            self._passwords[role] = self._password(role, new).encode()
         return self._passwords[role]
 
     def _write(self, name: str, role: KeyRole, public: Key, uri: str) -> None:

@@ -13,7 +13,7 @@ Sources: facts on fleets; records/release.py.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -55,13 +55,13 @@ class Offered:
     forced: str | None = None
 
 
-def examine(folder: Path, report: Path | None = None, forced: str | None = None) -> Offered:
+def examine(folder: Path, report: Path | None = None, force: Callable[[str], str] | None = None) -> Offered:
     """Open a bundle and see whether it was accepted.
 
     Args:
         folder: The bundle.
         report: Its report; the one beside it.
-        forced: The reason to publish it even if it wasn't; not kept where it was.
+        force: Told why it wasn't, gives the reason to publish it all the same; None: it isn't published.
 
     Raises:
         BundleError: It isn't whole.
@@ -73,17 +73,18 @@ def examine(folder: Path, report: Path | None = None, forced: str | None = None)
             "The bundle's target can't be a SKU's name.", where=folder / MANIFEST, got=bundle.target,
             expected="a to z, 0 to 9, '.', '_', '-'; 64 at most",
         )  # fmt: skip
-    if forced is not None and not forced.strip():
-        raise UpdateError("A forced release needs a reason.", where=folder)
     why = refused(bundle, report or folder.absolute().parent / "report.json")
     if why is None:
         return Offered(folder, bundle)
-    if forced is None:
+    if force is None:
         raise UpdateError(
             f"The bundle of {bundle.target} isn't published: {why}", where=folder,
             next_step="build it again, or publish it with --force and a reason, which is recorded in the release",
         )  # fmt: skip
-    return Offered(folder, bundle, f"{forced.strip()} ({why})")
+    reason = force(why).strip()
+    if not reason:
+        raise UpdateError("A forced release needs a reason.", where=folder, next_step="give one with --reason")
+    return Offered(folder, bundle, f"{reason} ({why})")
 
 
 def refused(bundle: Bundle, report: Path) -> str | None:
@@ -166,9 +167,7 @@ def revert(repository: Repository, product: str, to: int, *, label: str = "", no
             _placed(there, draft, staged, product, build, there.file(build.archive.path), earlier, newest + 1)
             for build in old.builds
         )  # fmt: skip
-        release = Release(
-            product=product, counter=newest + 1, label=label or f"back to {to}", builds=builds, reverts_to=to
-        )
+        release = Release(product=product, counter=newest + 1, label=label, builds=builds, reverts_to=to)
         _add_file(draft, product, release_path(product, newest + 1), to_json(release))
     return repository.release(product, newest + 1)
 

@@ -134,7 +134,7 @@ class Repository:
                 raise published.unknown(role.removeprefix("models-"))
         if wanted:
             with self.change(moment, *wanted, always=True) as (draft, _):
-                for role in set(wanted) - {"snapshot", "timestamp"}:
+                for role in wanted:
                     draft.edit(role)
         with locked(self.folder):
             clear(self.folder, self.published().trusted, moment)
@@ -166,13 +166,14 @@ class Repository:
             yield draft, staged
             if not draft.changed and not always:
                 return
-            for role in draft.base.stale - {"snapshot", "timestamp"}:
+            if propose is not None:
+                draft.sign(self.keyring)
+                draft.write(propose)
+                return
+            for role in draft.outdated():
                 draft.edit(role)
             draft.sign(self.keyring)
-            if propose is not None:
-                draft.write(propose)
-            else:
-                publish(self.folder, draft, self.keyring)
+            publish(self.folder, draft, self.keyring)
 
 
 def _refuse(published: Published, rollout: Rollout, there: Rollout | None) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeprune.errors import missing_package
+from edgeprune.errors import UpdateError, missing_package
 from edgeprune.records.signing import KeyRole
 
 if TYPE_CHECKING:
@@ -30,6 +30,10 @@ Keys = Annotated[
         "one of these with _FILE behind it names.",
     ),
 ]  # fmt: skip
+#: For what needs keys of several holders.
+Propose = Annotated[
+    Path | None, typer.Option("--propose", help="Write it to this file for others to sign, instead of publishing it.")
+]
 
 
 def keys_of(repo: Path, keys: Path | None) -> Path:
@@ -37,14 +41,14 @@ def keys_of(repo: Path, keys: Path | None) -> Path:
     return keys or repo.absolute().with_name(f"{repo.absolute().name}.keys")
 
 
-def ask(role: KeyRole) -> str:
-    """A role's password: from the environment, or asked for."""
-    return _ask(role, confirm=False)
+def ask(role: KeyRole, new: bool) -> str:
+    """A role's password: from the environment, or asked for on the terminal, twice for a new key."""
+    from edgeprune.fleet.keys import find_password, from_environment
 
-
-def ask_twice(role: KeyRole) -> str:
-    """The same for a new key."""
-    return _ask(role, confirm=True)
+    found = find_password(role)
+    if found is None and sys.stdin.isatty():
+        found = typer.prompt(f"Password of the {role} key", hide_input=True, confirmation_prompt=new, err=True)
+    return found if found is not None else from_environment(role)
 
 
 def open_keys(repo: Path, keys: Path | None) -> Keyring:
@@ -79,16 +83,21 @@ def read_repository(repo: Path) -> Repository:
 def need_extra() -> None:
     """Raise DeviceError where the extra isn't installed."""
     try:
-        import securesystemslib.signer
         import tuf.api.metadata  # noqa: F401
     except ImportError as error:
         raise missing_package(str(error.name), "fleet") from error
 
 
-def _ask(role: KeyRole, confirm: bool) -> str:
-    from edgeprune.fleet.keys import find_password, from_environment
+def proposed(path: Path) -> str:
+    """What to do with a proposal."""
+    return f"{path} waits for signatures; each holder: edgeprune fleet sign {path} --keys THEIR_KEYS"
 
-    found = find_password(role)
-    if found is None and sys.stdin.isatty():
-        found = typer.prompt(f"Password of the {role} key", hide_input=True, confirmation_prompt=confirm, err=True)
-    return found if found is not None else from_environment(role)
+
+def confirm(question: str) -> None:
+    """Go on only after a yes; where nobody can be asked, that is a no.
+
+    Raises:
+        UpdateError: A no.
+    """
+    if not (sys.stdin.isatty() and typer.confirm(question, err=True)):
+        raise UpdateError("Nothing was done.", got="no yes", next_step="--yes says it beforehand")

@@ -65,13 +65,18 @@ def metadata_file(folder: Path, role: str, version: int = 0) -> Path:
 
 
 def load(folder: Path, keyring: Keyring | None = None) -> Trusted:
-    """Read and verify what is published in a folder; see `follow`."""
+    """Read and verify what is published in a folder; raises as `follow` does, and for what is older than is known."""
     if not metadata_file(folder, "root", 1).is_file():
         raise UpdateError(
             "There is no fleet repository here.", where=folder, expected="metadata/1.root.json",
             next_step="edgeprune fleet init makes one",
         )  # fmt: skip
-    return follow(lambda name: (folder / "metadata" / name).read_bytes(), folder / "metadata", keyring)
+    known = keyring.known("timestamp.json") if keyring else None  # first: others publish while this is read
+    trusted = follow(lambda name: (folder / "metadata" / name).read_bytes(), folder / "metadata", keyring)
+    version = parsed(known, Timestamp, "known/timestamp.json").signed.version if known else 0
+    if trusted.timestamp.signed.version < version:
+        raise _older(folder / "metadata", f"timestamp {version}", f"timestamp {trusted.timestamp.signed.version}")
+    return trusted
 
 
 def follow(read: Read, where: object, keyring: Keyring | None = None) -> Trusted:
@@ -80,10 +85,10 @@ def follow(read: Read, where: object, keyring: Keyring | None = None) -> Trusted
     Args:
         read: The metadata files.
         where: Where they are, for people.
-        keyring: Whose known root and timestamp it must continue; None: whatever root it begins with.
+        keyring: Whose known root it must continue; None: whatever root it begins with.
 
     Raises:
-        UpdateError: A file that is missing, changed or not signed, another repository, or an older state than is known.
+        UpdateError: A file that is missing, changed or not signed, or another repository.
     """
     files: dict[str, bytes] = {}
 
@@ -111,7 +116,6 @@ def follow(read: Read, where: object, keyring: Keyring | None = None) -> Trusted
         return found
 
     timestamp = top("timestamp", Timestamp, 0)
-    _refuse_older(timestamp.signed, keyring, where)
     snapshot = top("snapshot", Snapshot, timestamp.signed.snapshot_meta)
     targets = top("targets", Targets, snapshot.signed.meta["targets.json"])
     roles = {"targets": targets}
@@ -146,6 +150,7 @@ def parsed(data: bytes, kind: type[Any], where: object) -> Metadata[Any]:
 
 def _roots(read: Read, files: dict[str, bytes], where: object, keyring: Keyring | None) -> tuple[Metadata[Root], ...]:
     """The chain of roots, each signed by the one before and by itself; the known one is of them."""
+    known = keyring.known("root.json") if keyring else None
     found: list[Metadata[Root]] = []
     while True:
         name = file_name("root", len(found) + 1)
@@ -160,28 +165,27 @@ def _roots(read: Read, files: dict[str, bytes], where: object, keyring: Keyring 
             raise UpdateError("The root metadata isn't signed by those who may.", where=f"{where}/{name}")
         found.append(root)
         files[name] = data
-    known = keyring.known("root.json") if keyring else None
-    _refuse_another(found, parsed(known, Root, "known/root.json") if known else None, where)
+    if not found:
+        raise UpdateError("There is no root metadata.", where=where, expected="1.root.json")
+    if known is not None:
+        _refuse_another(found, parsed(known, Root, "known/root.json"), where)
     return tuple(found)
 
 
-def _refuse_another(roots: Sequence[Metadata[Root]], known: Metadata[Root] | None, where: object) -> None:
-    if not roots or (known is not None and not any(root.signed_bytes == known.signed_bytes for root in roots)):
+def _refuse_another(roots: Sequence[Metadata[Root]], known: Metadata[Root], where: object) -> None:
+    version = known.signed.version
+    if len(roots) < version:
+        raise _older(where, f"root metadata {version}", f"root metadata {len(roots)}")
+    if roots[version - 1].signed_bytes != known.signed_bytes:
         raise UpdateError(
             "This is not the repository that these keys belong to.", where=where,
-            expected=f"root metadata {known.signed.version} as they last signed for it" if known else "1.root.json",
+            expected=f"root metadata {version} as they last signed for it",
             next_step="find out who changed the folder; nothing was signed",
         )  # fmt: skip
 
 
-def _refuse_older(timestamp: Timestamp, keyring: Keyring | None, where: object) -> None:
-    known = keyring.known("timestamp.json") if keyring else None
-    if known is None:
-        return
-    version = parsed(known, Timestamp, "known/timestamp.json").signed.version
-    if timestamp.version < version:
-        raise UpdateError(
-            "The repository is older than what these keys have signed.", where=f"{where}/timestamp.json",
-            expected=f"version {version}", got=f"version {timestamp.version}",
-            next_step="bring the newest copy back: a counter given out twice would be two releases",
-        )  # fmt: skip
+def _older(where: object, expected: str, got: str) -> UpdateError:
+    return UpdateError(
+        "The repository is older than what these keys have signed.", where=where, expected=expected, got=got,
+        next_step="bring the newest copy back: a counter given out twice would be two releases",
+    )  # fmt: skip
