@@ -70,7 +70,7 @@ class Measured:
 
 def measure(devices: int, db: str, folder: Path) -> Measured:
     """Roll one release out to so many devices."""
-    keyring = Keyring.make(folder / "fleet.keys", lambda role: _PASSWORD)
+    keyring = Keyring.make(folder / "fleet.keys", lambda role, new: _PASSWORD)
     repository = init(folder / "fleet", keyring)
     add_product(repository, "cells")
     publish(repository, "cells", [examine(make_bundle(folder / "pi", "pi"))])

@@ -76,7 +76,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.fleet.bundles import make_bundle
 
     folder = tmp_path_factory.mktemp("published")
-    made = init(folder / "fleet", Keyring.make(folder / "fleet.keys", lambda role: PASSWORD))
+    made = init(folder / "fleet", Keyring.make(folder / "fleet.keys", lambda role, new: PASSWORD))
     add_product(made, "cells")
     add_product(made, "parts")
     for seed in (1, 2, 3):
