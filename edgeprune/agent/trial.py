@@ -16,12 +16,14 @@ The last line out is a JSON object: {"reason": null, or kind, colon, what happen
 from __future__ import annotations
 
 import json
+import re
 import statistics
 import sys
 from pathlib import Path
 from typing import Any
 
 from edgeprune.errors import BundleError, EdgepruneError, ExitCode
+from edgeprune.machine import text
 from edgeprune.records import Bundle, Kit, read_json
 from edgeprune.records.agent import BUNDLE, ENGINE
 
@@ -69,7 +71,6 @@ def test(slot: Path, budget_ms: float, images: int) -> dict[str, Any]:
     import numpy as np
 
     from edgeprune.bench.bundle import refuse_architecture, refuse_version
-    from edgeprune.bench.device import peak_rss_bytes
     from edgeprune.runtime.current import load
 
     bundle, detector = load(slot, before=lambda bundle: refuse_architecture(bundle, slot))
@@ -91,7 +92,13 @@ def test(slot: Path, budget_ms: float, images: int) -> dict[str, Any]:
         detector(image)
     while len(medians) < ROUNDS and min(medians, default=budget_ms + 1) > budget_ms:
         medians.append(statistics.median(sum(detector.timed(image)[1]) / 1e6 for _ in range(images)))
-    return answer | {"latency_ms": min(medians), "peak_bytes": peak_rss_bytes()}
+    return answer | {"latency_ms": min(medians), "peak_bytes": peak_bytes()}
+
+
+def peak_bytes() -> int | None:
+    """The most memory that this process has had (proc(5), VmHWM)."""
+    found = re.search(r"^VmHWM:\s*(\d+) kB", text(Path("/proc/self/status")) or "", re.MULTILINE)
+    return int(found[1]) * 1024 if found else None
 
 
 def _sane(bundle: Bundle, first: list[Any], again: list[Any]) -> str | None:

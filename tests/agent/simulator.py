@@ -125,6 +125,7 @@ class Repository:
     def build(self, counter: int, bundle: Path, *, base: int | None = None, **changed: Any) -> ReleaseBuild:
         """A build of a bundle, its archive added; with a patch from release `base`'s."""
         packed = self.folder.parent / f"{self.folder.name}.tar"
+        packed.parent.mkdir(parents=True, exist_ok=True)
         pack(bundle, packed)
         content, manifest = packed.read_bytes(), open_bundle(bundle)
         deltas = ()
@@ -262,8 +263,10 @@ class Device:
         write_json(self.folder / "heartbeat.json", beat)
 
     def copy(self, place: Path) -> Device:
-        """The same device elsewhere, as it is on its disk."""
+        """The same device elsewhere, as it is on its disk, with all that lies beside it."""
         shutil.copytree(self.file.parent, place, symlinks=True)
+        file = place / "agent.yaml"
+        file.write_text(file.read_text().replace(str(self.file.parent), str(place)))
         made = object.__new__(Device)
         made.folder, made.file, made.said, made.slept = place / "device", place / "agent.yaml", [], []
         return made
