@@ -101,8 +101,13 @@ def _wait(process: subprocess.Popen[bytes], most_s: float, most_bytes: int | Non
     while process.poll() is None:
         if time.monotonic() > end:
             return f"hang: the self-test hadn't ended after {most_s:g} s"
-        resident = (text(Path(f"/proc/{process.pid}/statm")) or "").split()[1:2]
-        if most_bytes is not None and resident and int(resident[0]) * _PAGE > most_bytes:
-            return f"memory: {int(resident[0]) * _PAGE >> 20} MiB, {most_bytes >> 20} allowed"
+        resident = 0 if most_bytes is None else _resident_bytes(process.pid)
+        if most_bytes is not None and resident > most_bytes:
+            return f"memory: {resident >> 20} MiB, {most_bytes >> 20} allowed"
         time.sleep(LOOK_S)
     return None
+
+
+def _resident_bytes(pid: int) -> int:
+    pages = (text(Path(f"/proc/{pid}/statm")) or "").split()[1:2]
+    return int(pages[0]) * _PAGE if pages else 0

@@ -17,6 +17,7 @@ Sources: rename(2), symlink(2), fsync(2): a name is on the disk when its folder 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -54,12 +55,14 @@ class Slots:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Hold the folder; the lock dies with its process. Raises BusyAgentError, UpdateError."""
+        """Hold the folder; the lock dies with its process. Raises BusyAgentError, UpdateError, OSError."""
         try:
             self.staging.mkdir(parents=True, exist_ok=True)
             (self.folder / "slots").mkdir(exist_ok=True)
             lock = open(self.folder / ".lock", "w")  # noqa: SIM115 (closed below)
         except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+                raise
             raise UpdateError(
                 "The agent's folder can't be written.", where=self.folder, got=error.strerror,
                 next_step="run the agent as the user that the folder belongs to",

@@ -87,6 +87,8 @@ class Agent:
                     return Ending(Exit.DEFERRED, _disk(error))
                 self._end(ending)
                 return ending
+        except OSError as error:
+            return Ending(Exit.DEFERRED, _disk(error))
         except BusyAgentError:
             return Ending(Exit.BUSY, f"another agent is at work in {self.config.folder}")
 
