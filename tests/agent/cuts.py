@@ -2,12 +2,15 @@
 has that call answer that the disk is full or broken.
 
 The agent's only thread that touches the disk is traced; the self-test's process dies with it, as with a power cut.
+Thousands of points need haste: the agent is a fork of the test's process, and so is its self-test, which is the real
+one but for the fresh interpreter. The command itself, with a fresh process for both, is cut off at some points too.
 
 Source: strace(1), 'Tampering' (inject=SET:signal=|error=:when=N).
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -16,9 +19,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
+from edgeprune.agent import selftest, trial
+from edgeprune.machine import die_with_parent
 from tests.agent.simulator import Device
 
 #: What changes a disk, or promises that it has changed.
@@ -89,6 +97,36 @@ def cut_command(device: Device, point: Point, share: float) -> tuple[int, str]:
         "once", before=("strace", "-qq", "-o", "/dev/null", "-e", f"trace={point.call}", "-e", inject)
     )
     return done.returncode, done.stdout + done.stderr
+
+
+@contextmanager
+def forked_self_tests() -> Iterator[None]:
+    """The agent's self-tests in forks of its own process, as long as the block lasts."""
+    import cv2  # noqa: F401
+    import onnxruntime  # noqa: F401
+
+    def run(arguments: list[str], most_s: float, most_bytes: int | None) -> selftest.Tried:
+        out, into = os.pipe()
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                die_with_parent()
+                answer = trial.test(Path(arguments[1]), float(arguments[2]), int(arguments[3]))
+                os.write(into, json.dumps(answer).encode())
+                code = 0
+            finally:
+                os._exit(code)
+        os.close(into)
+        with os.fdopen(out, "rb") as answered:
+            said = answered.read()
+        _, status = os.waitpid(child, 0)
+        assert status == 0
+        return selftest._judge(json.loads(said), most_bytes)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(selftest, "_run", run)
+        yield
 
 
 def _traced(device: Device, log: Path, *options: str) -> tuple[int, str]:

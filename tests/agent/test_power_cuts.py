@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from edgeprune.agent.exits import Exit
-from tests.agent.cuts import Point, calls, cut, cut_command, points, strace
+from tests.agent.cuts import Point, calls, cut, cut_command, forked_self_tests, points, strace
 from tests.agent.simulator import Device, Repository
 
 pytestmark = pytest.mark.skipif(strace() is None, reason="strace isn't installed")
@@ -106,7 +106,7 @@ def rotation(place: Path, bundles: Bundles) -> Scenario:
 
 
 SCENARIOS: dict[str, Callable[[Path, Bundles], Scenario]] = {
-    "update": update, "second update": second_update, "revert": revert, "rotation": rotation,
+    "revert": revert, "update": update, "rotation": rotation, "second update": second_update,
 }  # fmt: skip
 
 
@@ -139,12 +139,15 @@ def check(scenario: Scenario, point: Point, place: Path, cut: Cut) -> None:
 def run(name: str, place: Path, bundles: Bundles, choose: Callable[[list[Point]], list[Point]]) -> int:
     """Try the points of a scenario that `choose` chooses; returns how many."""
     scenario = SCENARIOS[name](place / "first", bundles)
+    scenario.device.copy(place / "warm").once()  # what is imported on the way is imported
     every = list(points(calls(scenario.device.copy(place / "traced"), place / "log")))
     chosen = choose(every)
     wrong = []
     for number, point in enumerate(chosen):
         try:
             check(scenario, point, place / f"cut-{number}", cut)
+            if number % 50 == 49:
+                print(f"{name}: {number + 1} of {len(chosen)}", flush=True)
         except Exception as error:  # all points are tried; what went wrong is told in the end
             wrong.append(f"{point}: {type(error).__name__}: {error}")
             print(wrong[-1], flush=True)
@@ -159,7 +162,8 @@ def test_power_cuts_at_some_points(name: str, tmp_path: Path, bundles: Bundles) 
     def some(every: list[Point]) -> list[Point]:
         return random.Random(name).sample(every, SOME)
 
-    assert run(name, tmp_path, bundles, some) == SOME
+    with forked_self_tests():
+        assert run(name, tmp_path, bundles, some) == SOME
 
 
 @pytest.mark.slow
@@ -170,7 +174,8 @@ def test_power_cuts_at_every_point(name: str, tmp_path: Path, bundles: Bundles) 
     def every(found: list[Point]) -> list[Point]:
         return found
 
-    tried = run(name, tmp_path, bundles, every)
+    with forked_self_tests():
+        tried = run(name, tmp_path, bundles, every)
     print(f"{name}: {tried} points in {time.monotonic() - begun:.0f} s")
     assert tried > 50
 

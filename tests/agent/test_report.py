@@ -43,7 +43,8 @@ class Broker:
         subprocess.run(["mosquitto_passwd", "-b", str(folder / "passwords"), "fleet", "reads"], check=True)
         (folder / "acl").write_text("user fleet\ntopic read edgeprune/status/#\npattern write edgeprune/status/%u\n")
         lines = [
-            f"listener {self.port} 127.0.0.1", "allow_anonymous false", *(["user root"] if os.geteuid() == 0 else []), f"password_file {folder}/passwords",
+            f"listener {self.port} 127.0.0.1", "allow_anonymous false", *(["user root"] if os.geteuid() == 0 else []),
+            f"password_file {folder}/passwords",
             f"acl_file {folder}/acl", "log_dest none",
         ]  # fmt: skip
         if tls:
