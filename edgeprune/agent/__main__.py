@@ -8,6 +8,7 @@ Exit codes are those of exits.py. Starting is quick: what a go doesn't need isn'
 from __future__ import annotations
 
 import argparse
+import contextlib
 import random
 import signal
 import sys
@@ -149,7 +150,8 @@ def _factory(config: AgentConfig, bundle: Path) -> Ending:
 
 
 def _say(said: str) -> None:
-    print(said, flush=True)
+    with contextlib.suppress(OSError):  # a log that can't be written is no reason to stop
+        print(said, flush=True)
 
 
 if __name__ == "__main__":

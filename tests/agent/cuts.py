@@ -131,7 +131,7 @@ def forked_self_tests() -> Iterator[None]:
 
 def _traced(device: Device, log: Path, *options: str) -> tuple[int, str]:
     """The agent in a fork of this process, which has imported everything: strace takes hold of it before it begins."""
-    out = device.folder.parent / "said"
+    out = device.folder.parent.with_name("said")
     child = os.fork()
     if child == 0:
         code = 1
