@@ -1,12 +1,12 @@
 """An archive: a bundle's folder as a deterministic tar, and back.
 
 Rules:
-- Same folder, same bytes: files alone, sorted by path, in the USTAR form where it holds a path and in GNU's where it
-  doesn't, mode 0644, owner and time zero, not compressed: a patch between two archives sees what changed.
+- Same folder, same bytes: files alone, the manifest first and the others by name, in pax format, mode 0644, owner and
+  time zero, not compressed: a patch between two archives sees what changed.
 - Unpacking takes files and nothing else: no link, no device, no path that is absolute or leads outside, none twice; no
   more bytes than were announced. What is written is on the disk when it returns.
 
-Sources: POSIX.1-2017, pax (ustar interchange format); CPython issue 73974 and PEP 706 (what tar files can do).
+Sources: POSIX.1-2001, pax format; CPython issue 73974 and PEP 706 (what tar files can do).
 """
 
 from __future__ import annotations
@@ -23,15 +23,14 @@ MOST_FILES = 10_000
 
 
 def pack(folder: Path, archive: Path) -> None:
-    """Write a folder's files as an archive."""
-    with tarfile.open(archive, "w", format=tarfile.GNU_FORMAT) as tar:
-        for path in sorted(
-            (p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.relative_to(folder).as_posix()
-        ):
-            member = tarfile.TarInfo(path.relative_to(folder).as_posix())
-            member.size, member.mode = path.stat().st_size, 0o644
-            with open(path, "rb") as file:
-                tar.addfile(member, file)
+    """Write a bundle's archive: its manifest first, then all other files by name."""
+    names = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    with tarfile.open(archive, "w", format=tarfile.PAX_FORMAT) as tar:
+        for name in sorted(names, key=lambda name: (name != "manifest.json", name)):
+            entry = tarfile.TarInfo(name)  # mode 0644, owner and time zero
+            entry.size = names[name].stat().st_size
+            with open(names[name], "rb") as content:
+                tar.addfile(entry, content)
 
 
 def unpack(archive: Path, folder: Path, most_bytes: int) -> None:
