@@ -22,7 +22,9 @@ from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Tar
 
 from edgeprune.errors import UpdateError
 from edgeprune.fleet.keys import Keyring, name_of
-from edgeprune.fleet.trusted import Trusted
+from edgeprune.fleet.trusted import Trusted, signed_by
+from edgeprune.records.base import write_json
+from edgeprune.records.signing import Proposal
 
 #: How long what is signed by whom counts. Offline keys are taken out once a year.
 ROOT_LASTS = TARGETS_LASTS = timedelta(days=365)
@@ -65,8 +67,11 @@ class Draft:
     def edit(self, role: str) -> Any:
         """A role's metadata, to be changed in place."""
         if role not in self.changed:
-            published = self.base.roots[-1] if role == "root" else self.base.roles[role]
-            signed = copy.deepcopy(published.signed)
+            base = self.base
+            there: dict[str, Metadata[Any]] = {
+                **base.roles, "root": base.roots[-1], "snapshot": base.snapshot, "timestamp": base.timestamp
+            }  # fmt: skip
+            signed = copy.deepcopy(there[role].signed)
             signed.version += 1
             self.add(role, signed)
         return self.changed[role].signed
@@ -107,7 +112,10 @@ class Draft:
 
     def keyids(self, role: str) -> list[str]:
         """Keys that sign a role, of the old root's too."""
-        return list(dict.fromkeys(k for d in self.delegators(role) for k in d.get_delegated_role(role).keyids))
+        try:
+            return list(dict.fromkeys(k for d in self.delegators(role) for k in d.get_delegated_role(role).keyids))
+        except ValueError:
+            return []  # nobody delegates to it (yet): who changes it says so
 
     def lacking(self, role: str) -> str | None:
         """What a role's signatures lack, in words; None where they do."""
@@ -118,9 +126,8 @@ class Draft:
             if not result.verified:
                 by = " of the root so far" if len(needed) > 1 and delegator is self.base.root else ""
                 missing = sorted(map(name_of, result.unsigned.values()))
-                return (
-                    f"{role}: {len(result.signed)} of {result.threshold} signatures{by}; {', '.join(missing)} can sign"
-                )
+                found = f"{len(result.signed)} of {result.threshold} signatures{by}"
+                return f"{role}: {found}; {', '.join(missing)} can sign"
         return None
 
     def require(self) -> None:
@@ -138,34 +145,49 @@ class Draft:
                     got=f"{size} bytes", next_step="begin a new product",
                 )  # fmt: skip
 
+    def outdated(self) -> list[str]:
+        """Roles that don't change, but whose signatures won't count any more."""
+        delegated = {role for role in self.base.roles if role != "targets" and role not in self.changed}
+        return sorted(self.base.stale | {r for r in delegated if not signed_by(self.targets, r, self.base.roles[r])})
+
+    def write(self, path: Path) -> None:
+        """Write it as a proposal, with the signatures so far."""
+        published = {name: data.decode() for name, data in self.base.files.items()}
+        documents = {role: document.to_dict() for role, document in self.changed.items()}
+        write_json(path, Proposal(published=published, documents=documents))
+
     def old_root_content(self) -> bool:
         """Whether a reader with the old root takes all that changes."""
         return all(
-            self.base.root.get_verification_result(role, d.signed_bytes, d.signatures).verified
-            for role, d in self.changed.items()
+            signed_by(self.base.root, role, document)
+            for role, document in self.changed.items()
             if role in ("targets", "snapshot", "timestamp")
         )
 
     def complete(self, keyring: Keyring) -> None:
-        """Add snapshot and timestamp, signed.
+        """Add a timestamp, and a snapshot where one is due, both signed.
 
         Raises:
             UpdateError: The online key isn't here, or its password is wrong.
         """
-        snapshot: Snapshot = copy.deepcopy(self.base.snapshot.signed)
-        snapshot.version += 1
-        for role, document in self.changed.items():
-            if isinstance(document.signed, Targets):
-                data = document.to_bytes()
-                snapshot.meta[f"{role}.json"] = MetaFile.from_data(document.signed.version, data, ["sha256"])
-        self.add("snapshot", snapshot)
-        self.sign(keyring, ("snapshot",))
-        timestamp: Timestamp = copy.deepcopy(self.base.timestamp.signed)
-        timestamp.version += 1
-        data = self.changed["snapshot"].to_bytes()
-        timestamp.snapshot_meta = MetaFile.from_data(snapshot.version, data, ["sha256"])
-        self.add("timestamp", timestamp)
-        self.sign(keyring, ("timestamp",))
+        targets = {role: document for role, document in self.changed.items() if isinstance(document.signed, Targets)}
+        if targets:
+            self.edit("snapshot")
+        if "snapshot" in self.changed:
+            snapshot: Snapshot = self.changed["snapshot"].signed
+            for role, document in targets.items():
+                meta = MetaFile.from_data(document.signed.version, document.to_bytes(), ["sha256"])
+                snapshot.meta[f"{role}.json"] = meta
+            self._sign_anew(keyring, "snapshot")
+            timestamp: Timestamp = self.edit("timestamp")
+            data = self.changed["snapshot"].to_bytes()
+            timestamp.snapshot_meta = MetaFile.from_data(snapshot.version, data, ["sha256"])
+        self.edit("timestamp")
+        self._sign_anew(keyring, "timestamp")
+
+    def _sign_anew(self, keyring: Keyring, role: str) -> None:
+        self.changed[role].signatures.clear()
+        self.sign(keyring, (role,))
 
 
 def expiry(role: str, now: datetime) -> datetime:

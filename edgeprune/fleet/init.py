@@ -49,6 +49,8 @@ def init(
         UpdateError: The folder is there and not empty, a threshold that can't be met, or no password.
     """
     refuse_served(keyring.folder, folder)
+    if keyring.known("root.json"):
+        raise UpdateError("These keys belong to a repository already.", where=keyring.folder, expected="a new folder")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UpdateError("The folder isn't empty.", where=folder, expected="a new one")
     wanted: dict[KeyRole, Holders] = {"root": root, "targets": targets, "online": online}
@@ -72,11 +74,11 @@ def init(
             signer = keyring.signer(key.keyid)
             assert signer is not None
             documents[role].sign(signer, append=True)
-        files.write_bytes(metadata_file(made, role, None if role == "timestamp" else 1), documents[role].to_bytes())
+        files.write_bytes(metadata_file(made, role, 1), documents[role].to_bytes())
     (made / "targets").mkdir()
+    files.move(made, folder)
     keyring.know("root.json", documents["root"].to_bytes())
     keyring.know("timestamp.json", documents["timestamp"].to_bytes())
-    files.move(made, folder)
     return Repository.open(folder, keyring)
 
 

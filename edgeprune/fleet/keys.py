@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeprune.errors import UpdateError, missing_package
+from edgeprune.errors import UpdateError
 from edgeprune.records import files
 from edgeprune.records.base import read_json, to_json
 from edgeprune.records.signing import KeyRole, SigningKey
@@ -29,8 +29,8 @@ from edgeprune.records.signing import KeyRole, SigningKey
 if TYPE_CHECKING:
     from securesystemslib.signer import Key, Signer
 
-#: Role of a key -> its password.
-Password = Callable[[KeyRole], str]
+#: Role of a key, and whether the key is new (who types asks twice) -> its password.
+Password = Callable[[KeyRole, bool], str]
 
 VARIABLE = "EDGEPRUNE_KEY_PASSWORD"
 #: What a key's own name is called in the metadata, for people.
@@ -40,7 +40,7 @@ MIN_PASSWORD = 8
 _ENCRYPTED = "encrypted:"
 
 
-def from_environment(role: KeyRole) -> str:
+def from_environment(role: KeyRole, new: bool = False) -> str:
     """A role's password from the environment.
 
     Raises:
@@ -92,6 +92,8 @@ class Keyring:
     @classmethod
     def make(cls, folder: Path, password: Password = from_environment) -> Keyring:
         """An empty one in a new folder."""
+        if folder.exists():
+            raise UpdateError("The folder for the keys is there already.", where=folder, expected="a new one")
         with files.no_space(folder):
             folder.mkdir(mode=0o700, parents=True)
         return cls(folder, password)
@@ -112,7 +114,7 @@ class Keyring:
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
         from securesystemslib.signer import CryptoSigner, SSlibKey
 
-        password = self._password_of(role)
+        password = self._password_of(role, new=True)
         if len(password) < MIN_PASSWORD:
             raise UpdateError(f"The password of the {role} key is too short.", expected=f"{MIN_PASSWORD} bytes or more")
         private = Ed25519PrivateKey.generate()
@@ -121,7 +123,7 @@ class Keyring:
             serialization.BestAvailableEncryption(password),
         )  # fmt: skip
         public = SSlibKey.from_crypto(private.public_key())
-        name = self._next_name(role)
+        name = _name(role, public)
         _write_secret(self.folder / f"{name}.pem", pem)
         self._write(name, role, public, f"{_ENCRYPTED}{name}.pem")
         self._signers[public.keyid] = CryptoSigner(private, public)
@@ -158,10 +160,8 @@ class Keyring:
             public = SSlibKey.from_crypto(load_pem_public_key(public_pem.read_bytes()))
         except (OSError, ValueError) as error:
             raise UpdateError("The public key can't be read.", where=public_pem, got=str(error)) from error
-        name = self._next_name(role)
-        signer = self._open(
-            SigningKey(name=name, role=role, keyid=public.keyid, public=_public(public), uri=uri)
-        )  # fmt: skip
+        name = _name(role, public)
+        signer = self._open(SigningKey(name=name, role=role, keyid=public.keyid, public=_public(public), uri=uri))
         try:
             public.verify_signature(signer.sign(b"edgeprune"), b"edgeprune")
         except Exception as error:  # signers have errors of their own
@@ -178,6 +178,21 @@ class Keyring:
             for path in (self.folder / f"{key.name}.json", self.folder / f"{key.name}.pem"):
                 path.unlink(missing_ok=True)
         files.sync_folder(self.folder)
+
+    def hand_over(self, name: str, folder: Path) -> None:
+        """Move a key, and what it knows of the repository, into another folder: a stick, for its holder's machine."""
+        key = next((key for key in self.keys.values() if key.name == name), None)
+        if key is None:
+            have = ", ".join(sorted(key.name for key in self.keys.values()))
+            raise UpdateError("There is no such key here.", where=self.folder, expected=have, got=name)
+        other = Keyring(folder, self._password) if folder.is_dir() else Keyring.make(folder, self._password)
+        for known in ("root.json", "timestamp.json"):
+            if (content := self.known(known)) is not None:
+                other.know(known, content)
+        for path in (self.folder / f"{name}.pem", self.folder / f"{name}.json"):
+            if path.exists():
+                _write_secret(folder / path.name, path.read_bytes())
+        self.forget({key.keyid})
 
     def known(self, name: str) -> bytes | None:
         """Root or timestamp that was last signed for ('root.json', 'timestamp.json'); None before the first time."""
@@ -220,20 +235,28 @@ class Keyring:
                 next_step=f"{VARIABLE}_{key.role.upper()} or {VARIABLE} holds it, where it isn't asked for",
             ) from error  # fmt: skip
 
-    def _password_of(self, role: KeyRole) -> bytes:
+    def _password_of(self, role: KeyRole, new: bool = False) -> bytes:
         if role not in self._passwords:
-            self._passwords[role] = self._password(role).encode()
+            self._passwords[role] = self._password(role, new).encode()
         return self._passwords[role]
-
-    def _next_name(self, role: KeyRole) -> str:
-        taken = {key.name for key in self.keys.values()} | {path.stem for path in self.folder.glob("*.pem")}
-        return next(name for n in range(1, len(taken) + 2) if (name := f"{role}-{n}") not in taken)
 
     def _write(self, name: str, role: KeyRole, public: Key, uri: str) -> None:
         public.unrecognized_fields[NAME_FIELD] = name
         key = SigningKey(name=name, role=role, keyid=public.keyid, public=_public(public), uri=uri)
         _write_secret(self.folder / f"{name}.json", to_json(key))
         self.keys[key.keyid] = key
+
+
+def read_key(path: Path) -> Key:
+    """The public half of a key that somebody else holds, of its NAME.json.
+
+    Raises:
+        UpdateError: It isn't a key's.
+    """
+    from securesystemslib.signer import Key
+
+    key = _read(path)
+    return Key.from_dict(key.keyid, {**key.public, NAME_FIELD: key.name})
 
 
 def name_of(key: Key) -> str:
@@ -250,13 +273,9 @@ def refuse_served(keys: Path, repository: Path) -> None:
         )
 
 
-def need_tuf() -> None:
-    """Raise DeviceError where the extra isn't installed."""
-    try:
-        import securesystemslib.signer  # noqa: F401
-        import tuf.api.metadata  # noqa: F401
-    except ImportError as error:
-        raise missing_package(str(error.name or "tuf"), "fleet") from error
+def _name(role: KeyRole, public: Key) -> str:
+    """Its keyid is in it: two holders who each make a key make two names."""
+    return f"{role}-{public.keyid[:6]}"
 
 
 def _public(key: Key) -> dict[str, Any]:

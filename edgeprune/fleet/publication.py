@@ -75,7 +75,7 @@ def publish(folder: Path, draft: Draft, keyring: Keyring) -> None:
         DeviceError: No space left.
     """
     draft.require()
-    only_root = set(draft.changed) == {"root"} and not draft.base.stale
+    only_root = set(draft.changed) == {"root"}
     if not only_root:
         draft.complete(keyring)
         draft.require()
@@ -83,14 +83,11 @@ def publish(folder: Path, draft: Draft, keyring: Keyring) -> None:
         _place(target_file(folder, target), content)
     root = draft.changed.get("root")
     root_last = root is not None and draft.old_root_content()
+    _refuse_meanwhile(folder, draft)
     for role, document in draft.changed.items():
         if role not in ("root", "timestamp"):
             files.write_bytes(metadata_file(folder, role, document.signed.version), document.to_bytes())
-    if metadata_file(folder, "timestamp").read_bytes() != draft.base.timestamp_bytes:
-        raise UpdateError(
-            "Somebody else published meanwhile, without the lock.", where=metadata_file(folder, "timestamp"),
-            next_step="run it again; nothing of this was published",
-        )  # fmt: skip
+    _refuse_meanwhile(folder, draft)
     if root is not None and not root_last:
         _write_root(folder, root)
     if not only_root:
@@ -127,6 +124,15 @@ def clear(folder: Path, trusted: Trusted, now: datetime) -> tuple[Path, ...]:
                 path.unlink()
                 gone.append(path)
     return tuple(gone)
+
+
+def _refuse_meanwhile(folder: Path, draft: Draft) -> None:
+    """Raise UpdateError where somebody published who doesn't hold the lock."""
+    if metadata_file(folder, "timestamp").read_bytes() != draft.base.files["timestamp.json"]:
+        raise UpdateError(
+            "Somebody else published meanwhile, without the lock.", where=metadata_file(folder, "timestamp"),
+            next_step="run it again; nothing of this was published",
+        )  # fmt: skip
 
 
 def _place(path: Path, content: bytes | Path) -> None:

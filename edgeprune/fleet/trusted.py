@@ -12,15 +12,19 @@ Source: TUF specification 1.0.33, 5.3 to 5.6.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tuf.api.exceptions import RepositoryError, UnsignedMetadataError
-from tuf.api.metadata import Delegations, Metadata, Root, Snapshot, Targets, Timestamp
+from tuf.api.exceptions import RepositoryError
+from tuf.api.metadata import Delegations, Metadata, MetaFile, Root, Snapshot, Targets, Timestamp
 
 from edgeprune.errors import UpdateError
 from edgeprune.fleet.keys import Keyring
+
+#: Name of a metadata file ('3.snapshot.json') -> its bytes; OSError where there is none.
+Read = Callable[[str], bytes]
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,7 @@ class Trusted:
     Attributes:
         roots: All root metadata, the current one last.
         roles: 'targets' and every delegated role.
-        timestamp_bytes: timestamp.json as it lies there: whether somebody published meanwhile.
+        files: What was read for it: name -> bytes.
         stale: Roles that the current root's keys haven't signed.
     """
 
@@ -38,8 +42,8 @@ class Trusted:
     timestamp: Metadata[Timestamp]
     snapshot: Metadata[Snapshot]
     roles: dict[str, Metadata[Targets]]
-    timestamp_bytes: bytes
-    stale: frozenset[str] = field(default_factory=frozenset)
+    files: dict[str, bytes]
+    stale: frozenset[str]
 
     @property
     def root(self) -> Root:
@@ -49,91 +53,88 @@ class Trusted:
     def targets(self) -> Targets:
         return self.roles["targets"].signed
 
-    @property
-    def delegations(self) -> Delegations:
-        found = self.targets.delegations
-        assert found is not None, "fleet init makes them"
-        return found
+
+def file_name(role: str, version: int) -> str:
+    """What a role's metadata is called under metadata/; timestamp.json has no version in its name."""
+    return f"{role}.json" if role == "timestamp" else f"{version}.{role}.json"
 
 
-def metadata_file(folder: Path, role: str, version: int | None = None) -> Path:
-    """Where a role's metadata lies; timestamp.json has no version in its name."""
-    return folder / "metadata" / (f"{role}.json" if version is None else f"{version}.{role}.json")
+def metadata_file(folder: Path, role: str, version: int = 0) -> Path:
+    """Where it lies."""
+    return folder / "metadata" / file_name(role, version)
 
 
 def load(folder: Path, keyring: Keyring | None = None) -> Trusted:
-    """Read and verify what is published in a folder.
+    """Read and verify what is published in a folder; raises as `follow` does, and for what is older than is known."""
+    if not metadata_file(folder, "root", 1).is_file():
+        raise UpdateError(
+            "There is no fleet repository here.", where=folder, expected="metadata/1.root.json",
+            next_step="edgeprune fleet init makes one",
+        )  # fmt: skip
+    known = keyring.known("timestamp.json") if keyring else None  # first: others publish while this is read
+    trusted = follow(lambda name: (folder / "metadata" / name).read_bytes(), folder / "metadata", keyring)
+    version = parsed(known, Timestamp, "known/timestamp.json").signed.version if known else 0
+    if trusted.timestamp.signed.version < version:
+        raise _older(folder / "metadata", f"timestamp {version}", f"timestamp {trusted.timestamp.signed.version}")
+    return trusted
+
+
+def follow(read: Read, where: object, keyring: Keyring | None = None) -> Trusted:
+    """Read and verify what is published.
 
     Args:
-        folder: The repository.
-        keyring: Whose known root and timestamp it must continue; None: whatever root it begins with.
+        read: The metadata files.
+        where: Where they are, for people.
+        keyring: Whose known root it must continue; None: whatever root it begins with.
 
     Raises:
-        UpdateError: No repository, a file that is missing, changed or not signed, or an older state than is known.
+        UpdateError: A file that is missing, changed or not signed, or another repository.
     """
-    roots = _roots(folder, keyring.known("root.json") if keyring else None)
-    current, previous = roots[-1].signed, [root.signed for root in roots[-2:-1]]
+    files: dict[str, bytes] = {}
+
+    def get(role: str, kind: type[Any], meta: MetaFile | int) -> Metadata[Any]:
+        name = file_name(role, meta if isinstance(meta, int) else meta.version)
+        try:
+            files[name] = read(name)
+            if isinstance(meta, MetaFile):
+                meta.verify_length_and_hashes(files[name])
+        except OSError as error:
+            raise UpdateError("The repository lacks a file.", where=f"{where}/{name}", got=error.strerror) from error
+        except RepositoryError as error:
+            raise UpdateError("The metadata was changed.", where=f"{where}/{name}", got=str(error)) from error
+        return parsed(files[name], kind, f"{where}/{name}")
+
+    roots = _roots(read, files, where, keyring)
     stale: set[str] = set()
 
-    def verified(role: str, data: bytes, kind: type[Any], path: Path) -> Metadata[Any]:
-        found = parsed(data, kind, path)
-        for delegator in (current, *previous):
-            try:
-                delegator.verify_delegate(role, found.signed_bytes, found.signatures)
-            except UnsignedMetadataError as error:
-                problem = error
-            else:
-                if delegator is not current:
-                    stale.add(role)
-                return found
-        raise UpdateError("The metadata isn't signed by the keys of its role.", where=path, got=str(problem))
+    def top(role: str, kind: type[Any], meta: MetaFile | int) -> Metadata[Any]:
+        found = get(role, kind, meta)
+        if not signed_by(roots[-1].signed, role, found):
+            if len(roots) == 1 or not signed_by(roots[-2].signed, role, found):
+                raise UpdateError("The metadata isn't signed by its role's keys.", where=f"{where}: {role}")
+            stale.add(role)
+        return found
 
-    path = metadata_file(folder, "timestamp")
-    timestamp_bytes = _bytes(path)
-    timestamp = verified("timestamp", timestamp_bytes, Timestamp, path)
-    _refuse_older(timestamp.signed, keyring, path)
-    meta = timestamp.signed.snapshot_meta
-    path = metadata_file(folder, "snapshot", meta.version)
-    data = _matching(path, meta)
-    snapshot = verified("snapshot", data, Snapshot, path)
-    listed = snapshot.signed.meta
-    path = metadata_file(folder, "targets", listed["targets.json"].version)
-    targets = verified("targets", _matching(path, listed["targets.json"]), Targets, path)
+    timestamp = top("timestamp", Timestamp, 0)
+    snapshot = top("snapshot", Snapshot, timestamp.signed.snapshot_meta)
+    targets = top("targets", Targets, snapshot.signed.meta["targets.json"])
     roles = {"targets": targets}
-    for role in targets.signed.delegations.roles or {}:
-        path = metadata_file(folder, role, listed[f"{role}.json"].version)
-        found = parsed(_matching(path, listed[f"{role}.json"]), Targets, path)
-        try:
-            targets.signed.verify_delegate(role, found.signed_bytes, found.signatures)
-        except UnsignedMetadataError as error:
-            raise UpdateError(
-                "The metadata isn't signed by the keys of its role.", where=path, got=str(error)
-            ) from error
-        roles[role] = found
-    return Trusted(roots, timestamp, snapshot, roles, timestamp_bytes, frozenset(stale))
+    for role in delegations(targets.signed).roles or {}:
+        roles[role] = get(role, Targets, snapshot.signed.meta[f"{role}.json"])
+        if not signed_by(targets.signed, role, roles[role]):
+            raise UpdateError("The metadata isn't signed by its role's keys.", where=f"{where}: {role}")
+    return Trusted(roots, timestamp, snapshot, roles, files, frozenset(stale))
 
 
-def chain(documents: tuple[Metadata[Root], ...], known: Metadata[Root] | None, where: object) -> None:
-    """Raise UpdateError unless each root is signed by the one before and by itself, and the known one is of them."""
-    for before, root in zip((None, *documents), documents, strict=False):
-        if before is not None and root.signed.version != before.signed.version + 1:
-            raise UpdateError(
-                "A root metadata is missing.", where=where, expected=f"version {before.signed.version + 1}"
-            )
-        try:
-            for delegator in (before, root):
-                if delegator is not None:
-                    delegator.signed.verify_delegate("root", root.signed_bytes, root.signatures)
-        except UnsignedMetadataError as error:
-            raise UpdateError(
-                f"Root metadata {root.signed.version} isn't signed by those who may.", where=where, got=str(error)
-            ) from error
-    if known is not None and not any(root.signed_bytes == known.signed_bytes for root in documents):
-        raise UpdateError(
-            "This is not the repository that these keys belong to.", where=where,
-            expected=f"the root metadata {known.signed.version} that they last signed for, or one that follows it",
-            next_step="look who changed the folder; nothing was signed",
-        )  # fmt: skip
+def delegations(targets: Targets) -> Delegations:
+    """Who signs what else; there from the first version on."""
+    assert targets.delegations is not None
+    return targets.delegations
+
+
+def signed_by(delegator: Root | Targets, role: str, document: Metadata[Any]) -> bool:
+    """Whether enough of a role's keys have signed."""
+    return delegator.get_verification_result(role, document.signed_bytes, document.signatures).verified
 
 
 def parsed(data: bytes, kind: type[Any], where: object) -> Metadata[Any]:
@@ -147,43 +148,44 @@ def parsed(data: bytes, kind: type[Any], where: object) -> Metadata[Any]:
     return found
 
 
-def _roots(folder: Path, known: bytes | None) -> tuple[Metadata[Root], ...]:
-    if not metadata_file(folder, "root", 1).is_file():
-        raise UpdateError(
-            "There is no fleet repository here.", where=folder, expected="metadata/1.root.json",
-            next_step="edgeprune fleet init makes one",
-        )  # fmt: skip
+def _roots(read: Read, files: dict[str, bytes], where: object, keyring: Keyring | None) -> tuple[Metadata[Root], ...]:
+    """The chain of roots, each signed by the one before and by itself; the known one is of them."""
+    known = keyring.known("root.json") if keyring else None
     found: list[Metadata[Root]] = []
-    while (path := metadata_file(folder, "root", len(found) + 1)).is_file():
-        found.append(parsed(_bytes(path), Root, path))
-    chain(tuple(found), parsed(known, Root, "known/root.json") if known else None, folder / "metadata")
+    while True:
+        name = file_name("root", len(found) + 1)
+        try:
+            data = read(name)
+        except OSError:
+            break
+        root = parsed(data, Root, f"{where}/{name}")
+        if root.signed.version != len(found) + 1:
+            raise UpdateError("The version isn't the file's.", where=f"{where}/{name}", got=root.signed.version)
+        if not all(signed_by(delegator.signed, "root", root) for delegator in (*found[-1:], root)):
+            raise UpdateError("The root metadata isn't signed by those who may.", where=f"{where}/{name}")
+        found.append(root)
+        files[name] = data
+    if not found:
+        raise UpdateError("There is no root metadata.", where=where, expected="1.root.json")
+    if known is not None:
+        _refuse_another(found, parsed(known, Root, "known/root.json"), where)
     return tuple(found)
 
 
-def _refuse_older(timestamp: Timestamp, keyring: Keyring | None, path: Path) -> None:
-    known = keyring.known("timestamp.json") if keyring else None
-    if keyring is None or known is None:
-        return
-    version = parsed(known, Timestamp, keyring.folder / "known").signed.version
-    if timestamp.version < version:
+def _refuse_another(roots: Sequence[Metadata[Root]], known: Metadata[Root], where: object) -> None:
+    version = known.signed.version
+    if len(roots) < version:
+        raise _older(where, f"root metadata {version}", f"root metadata {len(roots)}")
+    if roots[version - 1].signed_bytes != known.signed_bytes:
         raise UpdateError(
-            "The repository is older than what these keys have signed.", where=path, expected=f"version {version}",
-            got=f"version {timestamp.version}",
-            next_step="bring the newest copy back: a counter given out twice would be two releases",
+            "This is not the repository that these keys belong to.", where=where,
+            expected=f"root metadata {version} as they last signed for it",
+            next_step="find out who changed the folder; nothing was signed",
         )  # fmt: skip
 
 
-def _matching(path: Path, meta: Any) -> bytes:
-    data = _bytes(path)
-    try:
-        meta.verify_length_and_hashes(data)
-    except RepositoryError as error:
-        raise UpdateError("The metadata was changed.", where=path, got=str(error)) from error
-    return data
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UpdateError("The repository lacks a file.", where=path, got=error.strerror) from error
+def _older(where: object, expected: str, got: str) -> UpdateError:
+    return UpdateError(
+        "The repository is older than what these keys have signed.", where=where, expected=expected, got=got,
+        next_step="bring the newest copy back: a counter given out twice would be two releases",
+    )  # fmt: skip

@@ -25,26 +25,22 @@ class SigningKey(Record):
 
     format: Literal[1] = 1
     name: Name
-    """'root-1'."""
+    """'root-3f09ac'."""
     role: KeyRole
     keyid: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     """TUF's: SHA-256 of the public key as canonical JSON."""
     public: dict[str, Any]
     """TUF's: keytype, scheme, keyval."""
     uri: str = Field(min_length=1)
-    """'encrypted:root-1.pem' beside this file, or a signer's URI as securesystemslib has them (hsm:, gcpkms:, awskms:,
-    azurekms:, hv:, gnupg:, file2:)."""
+    """'encrypted:root-3f09ac.pem' beside this file, or a signer's URI as securesystemslib has them (hsm:, gcpkms:,
+    awskms:, azurekms:, hv:, gnupg:, file2:)."""
 
 
 class Proposal(Record):
     """A change of offline metadata that needs more signatures than one holder has."""
 
     format: Literal[1] = 1
-    what: str
-    """What it does, in a sentence, for those who sign."""
-    roots: tuple[dict[str, Any], ...] = Field(min_length=1)
-    """All root metadata so far, the first first: a holder sees that it is the repository that they know."""
-    targets: dict[str, Any]
-    """The targets metadata that it changes."""
+    published: dict[str, str]
+    """Name -> content of the metadata that it changes, all of it: a holder checks that it is their repository's."""
     documents: dict[str, dict[str, Any]] = Field(min_length=1)
     """Role -> its next metadata, with the signatures so far."""

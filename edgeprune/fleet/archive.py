@@ -1,0 +1,55 @@
+"""A bundle as one file, and the difference between two of them.
+
+Rules:
+- An archive is an uncompressed tar: manifest.json first, then the files by name, no times, no owners. The same bundle
+  gives the same bytes anywhere, also unpacked on a device and packed again: that is what a delta is applied to.
+- A delta (bsdiff) is kept where it is much smaller than the archive: quantized weights whose scales stay mostly do,
+  floats never. Large archives have none: making one takes seventeen times their size in memory.
+
+Sources: POSIX.1-2001 pax format; C. Percival 2003, 'Naive differences of executable code' (bsdiff); facts on fleets
+(0.025 of the size with frozen scales, 0.154 with 1 % of the weights moved).
+"""
+
+from __future__ import annotations
+
+import tarfile
+from pathlib import Path
+
+from edgeprune.bench.bundle import MANIFEST
+from edgeprune.errors import missing_package
+from edgeprune.records import Bundle, files
+
+#: A delta over this share of the archive isn't worth the memory and time that it takes on a device.
+PAYS = 0.6
+#: Largest archive that a delta is made of: 64 MiB take about 1.1 GB.
+MAX_DELTA_BYTES = 64 << 20
+
+
+def pack(folder: Path, bundle: Bundle, archive: Path) -> None:
+    """Write a bundle's archive.
+
+    Raises:
+        DeviceError: No space left.
+    """
+    names = [MANIFEST, *sorted({file.path for file in bundle.files} - {MANIFEST})]
+    with files.no_space(archive), tarfile.open(archive, "w", format=tarfile.PAX_FORMAT) as tar:
+        for name in names:
+            entry = tarfile.TarInfo(name)
+            entry.size = (folder / name).stat().st_size
+            with open(folder / name, "rb") as content:
+                tar.addfile(entry, content)
+
+
+def difference(base: Path, archive: Path, patch: Path) -> bool:
+    """Write the patch that makes `archive` of `base`; whether it pays, else there is none."""
+    if max(base.stat().st_size, archive.stat().st_size) > MAX_DELTA_BYTES:
+        return False
+    try:
+        import bsdiff4
+    except ImportError as error:
+        raise missing_package("bsdiff4", "fleet") from error
+    content: bytes = bsdiff4.diff(base.read_bytes(), archive.read_bytes())
+    if len(content) >= PAYS * archive.stat().st_size:
+        return False
+    files.write_bytes(patch, content)
+    return True
