@@ -18,7 +18,7 @@ export YOLO_OFFLINE := true
 export ORT_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup targets demo sweep compare check lint types layers test test-gpu test-pi zoo bench-aa bench-forms bench-int8 bench-ptq bench-schedules slow schema clean $(TARGETS)
+.PHONY: help setup targets demo sweep fleet-demo compare check lint types layers test test-gpu test-pi zoo bench-aa bench-forms bench-int8 bench-ptq bench-schedules slow schema clean $(TARGETS)
 
 help: ## this text
 	@echo "make TARGET MODEL=best.pt DATA=data.yaml [RECIPE=recipe.yaml] [CALIBRATION=name] [DEVICE=ssh://user@host] [OUT=build]"
@@ -55,6 +55,9 @@ sweep: $(READY) ## the curve of mAP over latency for several goals (TARGET, MODE
 
 demo: $(READY) ## the main job on a synthetic data set, nothing downloaded (under 10 minutes on 2 cores)
 	@$(BIN)/edgeprune demo --out "$(OUT)/demo"
+
+fleet-demo: $(READY) ## twenty devices on this machine: a good release, a slow one, one that crashes (nginx, mosquitto; 3 minutes)
+	@$(BIN)/python -m tests.fleet.demo $(OPTIONS)
 
 compare: $(READY) ## a build beside everybody else's exports of its parent (TARGET, MODEL, DATA; BUILD=its folder)
 	@test -n "$(TARGET)" || { echo "make compare: TARGET is missing, one of: $(TARGETS)" >&2; exit 2; }

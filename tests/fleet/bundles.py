@@ -7,11 +7,12 @@ weights of its own for each seed, beside the report that accepted it.
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 
 from edgeprune.records import (
     Bundle,
@@ -34,7 +35,7 @@ from tests.scenes import NAMES, SIZE
 def make_bundle(
     out: Path, sku: str = "colours", seed: int = 0, *, accepted: bool = True, report: bool = True,
     latency_ms: float = 1.0, pad_bytes: int = 0, architecture: str | None = None, runtime: str | None = None,
-    files: Mapping[str, bytes] | None = None,
+    files: Mapping[str, bytes] | None = None, altered: Callable[[onnx.ModelProto], None] | None = None,
 ) -> Path:  # fmt: skip
     """A build's folder with a bundle of that detector; returns the bundle's.
 
@@ -49,8 +50,8 @@ def make_bundle(
             take time, and deltas that pay.
         architecture, runtime: Instead of this machine's.
         files: Name -> content of what else is to be in it.
+        altered: Changes the graph that the runtime loads, after it was measured, so to speak.
     """
-    import onnx
     import onnxruntime
     from onnx import numpy_helper
 
@@ -62,6 +63,8 @@ def make_bundle(
         if weight.name.startswith("k"):
             moved = numpy_helper.to_array(weight) * random.uniform(0.999, 1.001)
             weight.CopyFrom(numpy_helper.from_array(moved.astype(np.float32), weight.name))
+    if altered is not None:
+        altered(model)
     onnx.save(model, engine)
     if pad_bytes:
         (folder / "ballast.bin").write_bytes(np.random.default_rng(0).bytes(pad_bytes))
