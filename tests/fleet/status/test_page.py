@@ -239,6 +239,7 @@ def test_metrics_and_view_say_the_same(address: str, repository: Repository, fle
         'edgeprune_fleet_running{product="cells",release="2"} ' + f"{len(canaries) - 1}.0",
     ):
         assert line in text.splitlines(), text
+    assert 'edgeprune_fleet_metadata_expires_timestamp_seconds{role="timestamp"}' in text
     for path in ("/", "/view", "/metrics", "/events"):
         assert client.post(path).status_code == 405, "read-only"
     assert client.get("/docs").status_code == 404
