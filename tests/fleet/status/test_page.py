@@ -139,7 +139,9 @@ def test_a_good_release_is_seen_to_go_to_all(opened: Open, repository: Repositor
     assert "40" in tab.locator("#tables tr", has_text="cells 2").inner_text()
 
 
-def test_a_bad_one_is_seen_to_halt_with_its_reason(opened: Open, repository: Repository, fleet: Store) -> None:
+def test_a_bad_one_is_seen_to_halt_with_its_reason(
+    opened: Open, repository: Repository, fleet: Store, tmp_path: Path
+) -> None:
     tab = opened()
     rollout = started(repository, fleet)
     fleet.take([reverted(name, 1, rollout, "latency: 9.1 ms, 4.0 allowed") for name in reached(rollout)], now())
@@ -150,6 +152,7 @@ def test_a_bad_one_is_seen_to_halt_with_its_reason(opened: Open, repository: Rep
     assert tab.locator(".dot.failed").count() == len(reached(rollout))
     assert "latency: 9.1 ms" in tab.locator(".dot.failed").first.get_attribute("title")
     assert tab.locator(".wave.now .over").count() == 2
+    tab.screenshot(path=tmp_path / "halted.png", full_page=True)
 
 
 def test_what_devices_and_people_say_is_text_and_never_markup(
