@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from edgeprune.records.rollout import Rollout
 
 rollout = typer.Typer(help="How a release comes to a channel's devices, a few first.", no_args_is_help=True)
-console = Console(file=sys.stdout, highlight=False, soft_wrap=True, markup=False)
+console = Console(highlight=False, soft_wrap=True, markup=False)
 
 Db = Annotated[
     str | None,

@@ -218,7 +218,8 @@ def test_a_lost_connection_is_said_and_found_again(
 
 
 def test_metrics_and_view_say_the_same(address: str, repository: Repository, fleet: Store) -> None:
-    rollout = started(repository, fleet)
+    halves = RolloutRecipe(waves=(Wave(percent=50), Wave(percent=100)))
+    rollout = begin(repository, fleet, "cells", "stable", halves, now(), 2).rollout
     canaries = reached(rollout)
     fleet.take([committed(name, 1, rollout) for name in canaries[1:]], now())
     fleet.take([reverted(name, 1, rollout, "crash: it died") for name in canaries[:1]], now())
@@ -233,7 +234,7 @@ def test_metrics_and_view_say_the_same(address: str, repository: Repository, fle
     for line in (
         "edgeprune_fleet_up 1.0",
         'edgeprune_fleet_devices{state="never_heard"} ' + f"{40 - len(canaries)}.0",
-        'edgeprune_fleet_rollout_percent{channel="stable",product="cells"} 10.0',
+        'edgeprune_fleet_rollout_percent{channel="stable",product="cells"} 50.0',
         'edgeprune_fleet_rollout_state{channel="stable",product="cells",state="running"} 1.0',
         'edgeprune_fleet_rollout_state{channel="stable",product="cells",state="halted"} 0.0',
         f'edgeprune_fleet_wave_devices{{{where}outcome="failed",product="cells",wave="0"}} 1.0',
