@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -27,7 +26,7 @@ from edgeprune.fleet.terminal import (
 from edgeprune.records.signing import KEY_ROLES, KeyRole
 
 keys = typer.Typer(help="Who may sign what: list, rotate, hand over.", no_args_is_help=True)
-console = Console(file=sys.stdout, highlight=False, soft_wrap=True, markup=False)
+console = Console(highlight=False, soft_wrap=True, markup=False)
 
 
 @keys.command("list")

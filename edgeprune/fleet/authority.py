@@ -61,7 +61,7 @@ def add_product(
     repository: Repository, product: str, *, own_key: bool = False, now: datetime | None = None,
     propose: Path | None = None,
 ) -> None:  # fmt: skip
-    """Give a product its role, signed for with the release keys that are at hand. Needs the targets keys.
+    """Give a product its role, signed for with the release keys that are at hand. Needs these and the targets keys.
 
     Args:
         own_key: Make a release key for this product alone.
@@ -80,6 +80,8 @@ def add_product(
     public = keyring.public("release")
     if not public and not own_key:
         raise UpdateError("There is no release key here.", where=keyring.folder, next_step="--own-key makes one")
+    for key in () if own_key else public:  # before the lock: it signs the role's first metadata
+        keyring.signer(key.keyid)
     with _new_keys(keyring, "release", int(own_key)) as made, repository.change(now, "targets", propose=propose) as (
         draft, _,
     ):  # fmt: skip
@@ -209,7 +211,7 @@ def read_proposal(path: Path, keyring: Keyring | None = None) -> Draft:
     except (RepositoryError, ValueError, KeyError, TypeError) as error:
         raise UpdateError("The proposal holds no TUF metadata.", where=path, got=str(error)) from error
     for role, document in changed.items():
-        if not isinstance(document.signed, Root if role == "root" else Targets):
+        if role in ("snapshot", "timestamp") or not isinstance(document.signed, Root if role == "root" else Targets):
             raise UpdateError("Metadata of another role.", where=path, expected=role, got=document.signed.type)
     return Draft(base, datetime.now(timezone.utc), changed)
 
