@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from edgeprune.records.rollout import Rollout
 
 rollout = typer.Typer(help="How a release comes to a channel's devices, a few first.", no_args_is_help=True)
-console = Console(file=sys.stdout, highlight=False, soft_wrap=True, markup=False)
+console = Console(highlight=False, soft_wrap=True, markup=False)
 
 Db = Annotated[
     str | None,
@@ -60,6 +60,7 @@ def start(
     repo: Repo = DEFAULT_REPO, keys: Keys = None, db: Db = None,
 ) -> None:  # fmt: skip
     """Begin a rollout; what the channel had is superseded."""
+    need_extra()
     from edgeprune.fleet.recipe import recipe_of
 
     wanted = recipe_of(
@@ -110,6 +111,7 @@ def rollout_status(
     db: Db = None,
 ) -> None:
     """Waves, failures and history of rollouts."""
+    need_extra()
     from edgeprune.fleet.show import show_rollout
     from edgeprune.fleet.view import look
 
@@ -241,6 +243,7 @@ def status(
     db: Db = None,
 ) -> None:
     """Rollouts with their waves, devices by state and release, failures by reason."""
+    need_extra()
     from edgeprune.fleet.show import show
     from edgeprune.fleet.view import look
 

@@ -6,6 +6,7 @@ Source: Prometheus, 'Metric and label naming'; exposition format 0.0.4.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime
 from typing import get_args
 
 from edgeprune.errors import missing_package
@@ -50,6 +51,12 @@ def _of(view: View) -> Iterator[Metric]:
     for product, counter, number in view.versions:
         running.add_metric([product, str(counter)], number)
     yield running
+    expires = GaugeMetricFamily(
+        "edgeprune_fleet_metadata_expires_timestamp_seconds", "When a role's metadata expire", labels=["role"]
+    )
+    for role, moment in view.expires.items():
+        expires.add_metric([role], datetime.fromisoformat(moment.replace("Z", "+00:00")).timestamp())
+    yield expires
     of = ["channel", "product"]
     numbers = {
         name: GaugeMetricFamily(f"edgeprune_fleet_rollout_{name}", text, labels=of)

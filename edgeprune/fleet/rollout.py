@@ -193,7 +193,7 @@ def resume(rollout: Rollout, now: datetime) -> tuple[Rollout, Event]:
 
 
 def abort(rollout: Rollout, reason: str = "") -> tuple[Rollout, Event]:
-    """End it where it is. Devices that have the release keep it; those that install it leave off."""
+    """End it where it is. Devices that have the release keep it, and no other begins."""
     _must_be(rollout, "aborted", "running", "paused")
     return _moved(rollout, "aborted", state="aborted", reason=reason)
 
@@ -214,7 +214,7 @@ def advance(rollout: Rollout, counts: Counts, now: datetime) -> tuple[Rollout, E
         return rollout, None
     if rollout.wave + 1 < len(rollout.waves):
         return _moved(rollout, "advanced", wave=rollout.wave + 1, since=now)
-    return _moved(rollout, "done", state="done", since=now)
+    return _moved(rollout, "done", state="done")
 
 
 def counting(wave: Wave, seen: WaveCounts) -> bool:

@@ -142,5 +142,7 @@ def _listen(app: Any, address: Address) -> None:
             raise UpdateError(
                 "The certificate can't be read.", where=address.certificate, got=str(problem)
             ) from problem
+        for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises them again when it has ended in order
+            signal.signal(number, lambda *_: None)
         print(f"{scheme}://{host}:{opened.getsockname()[1]}/", flush=True)
         uvicorn.Server(config).run(sockets=[opened])

@@ -10,7 +10,9 @@ from edgeprune.fleet.view import RolloutView, View, WaveView
 
 _COLOURS = {"running": "cyan", "paused": "yellow", "halted": "bold red", "aborted": "red", "done": "green"}
 #: Characters of a wave's bar.
-_WIDTH = 24
+_WIDTH = 16
+#: Columns that a table has at least, where there is no terminal to ask.
+_LEAST = 100
 
 
 def show(view: View, console: Console) -> None:
@@ -19,6 +21,8 @@ def show(view: View, console: Console) -> None:
         show_rollout(rollout, console)
     if not view.rollouts:
         console.print("no rollout yet")
+    role, soonest = min(view.expires.items(), key=lambda item: item[1])
+    console.print(f"metadata: {role} expires first, {soonest}; edgeprune fleet tick renews what is signed online")
     if not view.devices:
         console.print("no device is enrolled yet: edgeprune fleet enroll DEVICE… --sku SKU")
         return
@@ -48,16 +52,18 @@ def show_rollout(rollout: RolloutView, console: Console) -> None:
     if rollout.reason:
         console.print(Text(f"  {rollout.reason}", style=_COLOURS[rollout.state]))
     table = Table(box=None, pad_edge=False)
-    for heading in ("", "wave", "devices", "committed", "failed", "", "success", "errors", ""):
-        table.add_column(heading, justify="right" if heading in ("wave", "devices", "committed", "failed") else "left")
+    for heading in ("", "wave", "devices", "committed", "failed", "", "success", "errors"):
+        right = heading in ("wave", "devices", "committed", "failed")
+        table.add_column(heading, justify="right" if right else "left", no_wrap=True)
     for wave in rollout.waves:
         table.add_row(
             "  >" if wave.state == "now" else "   ", f"{wave.percent:g} %", f"{wave.devices:,}", f"{wave.committed:,}",
-            f"{wave.failed:,}", _bar(wave), _share(wave.success, ">=", wave.success_wanted),
-            _share(wave.error, "<=", wave.error_allowed), _note(wave),
-            style="dim" if wave.state == "to come" else None,
+            f"{wave.failed:,}", _bar(wave), _share(wave.success, "≥", wave.success_wanted),
+            _share(wave.error, "≤", wave.error_allowed), style="dim" if wave.state == "to come" else None,
         )  # fmt: skip
-    console.print(table)
+    console.print(table, width=max(console.width, _LEAST))
+    for note in filter(None, map(_note, rollout.waves)):
+        console.print(f"  next wave: {note}")
     if rollout.beyond:
         console.print(f"  {rollout.beyond:,} devices are in none of its waves")
     for reason, number in rollout.failures:
@@ -76,14 +82,15 @@ def _bar(wave: WaveView) -> Text:
 
 
 def _share(share: float | None, sign: str, wanted: float) -> str:
-    return f"- {sign} {wanted:.1%}" if share is None else f"{share:.1%} {sign} {wanted:.1%}"
+    return f"{'–' if share is None else f'{share:.1%}'} {sign} {wanted * 100:g}%"
 
 
 def _note(wave: WaveView) -> str:
+    """What the wave that it is in still waits for."""
     if wave.state != "now":
         return ""
     missing = wave.min_executed - wave.committed - wave.failed
-    waits = [f"{missing:,} more to end theirs"] if missing > 0 else []
+    waits = [f"{missing:,} more devices end their update"] if missing > 0 else []
     if wave.next_at:
         waits.append(f"not before {wave.next_at}")
     return ", ".join(waits)

@@ -13,7 +13,7 @@ import threading
 import time
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -31,6 +31,8 @@ INTERVAL_S = 1.0
 DOTS = 600
 #: Events of a channel's history.
 HISTORY = 12
+#: Kinds of failures that are told apart: devices word their reasons themselves.
+REASONS = 12
 NEVER_HEARD = "never heard"
 
 
@@ -97,6 +99,7 @@ class View:
 
     Attributes:
         states, versions, skus: (name, devices), most first. Version: (product, counter, devices); counter 0: factory.
+        expires: Role -> when its metadata expire: what nobody renews, devices stop to believe.
     """
 
     at: str
@@ -106,6 +109,7 @@ class View:
     versions: tuple[tuple[str, int, int], ...]
     skus: tuple[tuple[str, int], ...]
     rollouts: tuple[RolloutView, ...]
+    expires: dict[str, str]
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -127,14 +131,16 @@ def look(repository: Repository, store: Store, now: datetime, dots: int = DOTS) 
         if tally.product is not None and tally.counter is not None:
             versions[tally.product, tally.counter] += tally.devices
     devices = sum(states.values())
+    published = repository.published()
     views = [
-        _rollout(rollout, repository.release(rollout.product, rollout.counter), store, dots)
-        for _, rollout in sorted(repository.rollouts().items())
+        _rollout(rollout, published.release(rollout.product, rollout.counter), store, dots)
+        for _, rollout in sorted(published.rollouts().items())
     ]
     return View(
         utc(now), devices, devices - states[NEVER_HEARD], tuple(states.most_common()),
         tuple((product, counter, n) for (product, counter), n in sorted(versions.items(), reverse=True)),
         tuple(skus.most_common()), tuple(views),
+        {role: utc(expires) for role, expires in published.expiries().items()},
     )  # fmt: skip
 
 
@@ -154,9 +160,16 @@ def _rollout(rollout: Rollout, release: Release, store: Store, dots: int) -> Rol
     return RolloutView(
         rollout.channel, rollout.product, rollout.serial, rollout.counter, release.label, rollout.stable,
         release.reverts_to, rollout.state, rollout.reason, utc(rollout.since), rollout.wave, tuple(waves),
-        counts.beyond, tuple(sorted(counts.reasons.items(), key=lambda item: (-item[1], item[0]))), tuple(history),
+        counts.beyond, _most(counts.reasons), tuple(history),
         _dots(rollout, store, dots) if counts.selected <= dots else (),
     )  # fmt: skip
+
+
+def _most(reasons: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
+    """Kinds of failures, most first, the rare ones of very many as one."""
+    found = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
+    rare = sum(number for _, number in found[REASONS:])
+    return (*found[:REASONS], *([("others", rare)] if rare else []))
 
 
 def _dots(rollout: Rollout, store: Store, most: int) -> tuple[Dot, ...]:

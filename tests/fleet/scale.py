@@ -68,8 +68,12 @@ class Measured:
         return max(self.ticks, key=lambda ran: ran.wall_s)
 
 
-def measure(devices: int, db: str, folder: Path) -> Measured:
-    """Roll one release out to so many devices."""
+def measure(devices: int, db: str, folder: Path, at_rest: int = 1) -> Measured:
+    """Roll one release out to so many devices.
+
+    Args:
+        at_rest: Ticks while nobody has said anything yet: they count all devices too.
+    """
     keyring = Keyring.make(folder / "fleet.keys", lambda role, new: _PASSWORD)
     repository = init(folder / "fleet", keyring)
     add_product(repository, "cells")
@@ -89,12 +93,15 @@ def measure(devices: int, db: str, folder: Path) -> Measured:
 
     def edgeprune(*arguments: str) -> Ran:
         ran = _run(folder, db, *arguments)
-        _say(f"{' '.join(arguments[:2])}: {ran.wall_s:.2f} s, of it CPU {ran.cpu_s:.2f} s, {ran.memory_mib:.0f} MiB")
+        _say(
+            f"{' '.join(arguments[:2])}: {ran.wall_s:.2f} s, of it CPU {ran.cpu_s:.2f} s, {ran.memory_mib:.0f} MiB "
+            f"(load {os.getloadavg()[0]:.1f})"
+        )
         _say("\n".join(f"    {line}" for line in ran.said.splitlines()))
         return ran
 
     edgeprune("rollout", "start", "--product", "cells", "--waves", _WAVES, "--dwell", "0")
-    ticks, seq, taken, taken_s = [edgeprune("tick")], 0, 0, 0.0
+    ticks, seq, taken, taken_s = [edgeprune("tick") for _ in range(at_rest)], 0, 0, 0.0
     done: set[str] = set()
     while (rollout := _rollout(folder)).state == "running":
         newcomers = [n for n in names if n not in done and bucket(rollout.salt, n) * 100.0 < rollout.percent]
@@ -172,15 +179,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--devices", type=int, default=1_000_000)
     parser.add_argument("--db", help="another database than a PostgreSQL of our own")
+    parser.add_argument("--at-rest", type=int, default=5, help="ticks before anybody has said anything")
     asked = parser.parse_args()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgeprune-scale-")))
-        measured = measure(asked.devices, asked.db or stack.enter_context(postgres.postgres()), folder)
-    slowest = measured.slowest
+        measured = measure(asked.devices, asked.db or stack.enter_context(postgres.postgres()), folder, asked.at_rest)
+    slowest, quickest = measured.slowest, min(ran.wall_s for ran in measured.ticks[:-1])
+    memory_mib = max(ran.memory_mib for ran in measured.ticks)
     _say(
-        f"{asked.devices:,} devices, {len(measured.ticks)} ticks: the slowest {slowest.wall_s:.2f} s (CPU "
-        f"{slowest.cpu_s:.2f} s), most memory {max(ran.memory_mib for ran in measured.ticks):.0f} MiB; enrolled "
-        f"{measured.enrolled_per_s:,.0f} a second, statuses taken {measured.taken_per_s:,.0f} a second"
+        f"{asked.devices:,} devices, {len(measured.ticks)} ticks: {quickest:.2f} to {slowest.wall_s:.2f} s (CPU "
+        f"{slowest.cpu_s:.2f} s), most memory {memory_mib:.0f} MiB; enrolled {measured.enrolled_per_s:,.0f} a second, "
+        f"statuses taken {measured.taken_per_s:,.0f} a second"
     )
 
 

@@ -27,7 +27,8 @@ def listening(*arguments: object, log: Path, **environment: str) -> Iterator[str
             yield address.rstrip("/")
         finally:
             process.terminate()
-            process.wait(120)
+            code = process.wait(120)
             if process.stdout is not None:
                 process.stdout.close()
+        assert code == 0
         assert "Traceback" not in log.read_text(), log.read_text()

@@ -83,19 +83,23 @@ def speak(mosquitto: Mosquitto, user: str, *messages: tuple[str, bytes], passwor
     client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=f"edgeprune-{user}")
     client.username_pw_set(user, password or f"token of {user}")
     client.tls_set_context(ssl.create_default_context(cafile=mosquitto.ca))
-    refused = threading.Event()
-    client.on_connect = lambda _c, _d, _f, code, _p: refused.set() if code.is_failure else None
+    answered, codes = threading.Event(), []
+
+    def connected(_client: Any, _data: Any, _flags: Any, code: Any, _properties: Any) -> None:
+        codes.append(code)
+        answered.set()
+
+    client.on_connect = connected
     client.connect("127.0.0.1", mosquitto.port)
     client.loop_start()
     try:
+        assert answered.wait(60)
+        if codes[0].is_failure:
+            return False
         for device, content in messages:
             sent = client.publish(f"edgeprune/status/{device}", content, qos=1, retain=True)
-            until = time.monotonic() + 60
-            while not sent.is_published() and time.monotonic() < until:
-                if refused.is_set():
-                    return False
-                with contextlib.suppress(RuntimeError, ValueError):
-                    sent.wait_for_publish(0.05)
+            sent.wait_for_publish(60)
+            assert sent.is_published()
     finally:
         client.disconnect()
         client.loop_stop()

@@ -139,7 +139,9 @@ def test_a_good_release_is_seen_to_go_to_all(opened: Open, repository: Repositor
     assert "40" in tab.locator("#tables tr", has_text="cells 2").inner_text()
 
 
-def test_a_bad_one_is_seen_to_halt_with_its_reason(opened: Open, repository: Repository, fleet: Store) -> None:
+def test_a_bad_one_is_seen_to_halt_with_its_reason(
+    opened: Open, repository: Repository, fleet: Store, tmp_path: Path
+) -> None:
     tab = opened()
     rollout = started(repository, fleet)
     fleet.take([reverted(name, 1, rollout, "latency: 9.1 ms, 4.0 allowed") for name in reached(rollout)], now())
@@ -150,6 +152,7 @@ def test_a_bad_one_is_seen_to_halt_with_its_reason(opened: Open, repository: Rep
     assert tab.locator(".dot.failed").count() == len(reached(rollout))
     assert "latency: 9.1 ms" in tab.locator(".dot.failed").first.get_attribute("title")
     assert tab.locator(".wave.now .over").count() == 2
+    tab.screenshot(path=tmp_path / "halted.png", full_page=True)
 
 
 def test_what_devices_and_people_say_is_text_and_never_markup(
@@ -215,7 +218,8 @@ def test_a_lost_connection_is_said_and_found_again(
 
 
 def test_metrics_and_view_say_the_same(address: str, repository: Repository, fleet: Store) -> None:
-    rollout = started(repository, fleet)
+    halves = RolloutRecipe(waves=(Wave(percent=50), Wave(percent=100)))
+    rollout = begin(repository, fleet, "cells", "stable", halves, now(), 2).rollout
     canaries = reached(rollout)
     fleet.take([committed(name, 1, rollout) for name in canaries[1:]], now())
     fleet.take([reverted(name, 1, rollout, "crash: it died") for name in canaries[:1]], now())
@@ -230,7 +234,7 @@ def test_metrics_and_view_say_the_same(address: str, repository: Repository, fle
     for line in (
         "edgeprune_fleet_up 1.0",
         'edgeprune_fleet_devices{state="never_heard"} ' + f"{40 - len(canaries)}.0",
-        'edgeprune_fleet_rollout_percent{channel="stable",product="cells"} 10.0',
+        'edgeprune_fleet_rollout_percent{channel="stable",product="cells"} 50.0',
         'edgeprune_fleet_rollout_state{channel="stable",product="cells",state="running"} 1.0',
         'edgeprune_fleet_rollout_state{channel="stable",product="cells",state="halted"} 0.0',
         f'edgeprune_fleet_wave_devices{{{where}outcome="failed",product="cells",wave="0"}} 1.0',
@@ -239,6 +243,7 @@ def test_metrics_and_view_say_the_same(address: str, repository: Repository, fle
         'edgeprune_fleet_running{product="cells",release="2"} ' + f"{len(canaries) - 1}.0",
     ):
         assert line in text.splitlines(), text
+    assert 'edgeprune_fleet_metadata_expires_timestamp_seconds{role="timestamp"}' in text
     for path in ("/", "/view", "/metrics", "/events"):
         assert client.post(path).status_code == 405, "read-only"
     assert client.get("/docs").status_code == 404
