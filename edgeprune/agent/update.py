@@ -210,7 +210,8 @@ class Agent:
             )
         if build.architecture not in (None, platform.machine()):
             raise _RefusedError(f"architecture: the build is for {build.architecture}, this is {platform.machine()}")
-        if build.runtime != self._runtime:
+        built_here = build.runtime.split()[0] == config.runtime == "tensorrt"  # of a kit, by the version that is here
+        if build.runtime != self._runtime and not built_here:
             raise _RefusedError(f"runtime: the build is for {build.runtime}, this device has {self._runtime}")
         archive = build.archive
         if not archive.path.startswith(f"models/{config.product}/"):
