@@ -93,6 +93,7 @@ def test_a_device_builds_its_own_engine_and_runs_it(device: Device, tmp_path: Pa
     assert device.counter == 1
 
 
+@pytest.mark.slow
 def test_another_jetpack_builds_with_its_own_version(device: Device, tmp_path: Path) -> None:
     board = SimulatedTensorRt(tmp_path / "jetpack", "10.7.0")
     done = go(device, board, tmp_path, "once")
@@ -100,6 +101,7 @@ def test_another_jetpack_builds_with_its_own_version(device: Device, tmp_path: P
     assert '"tensorrt": "10.7.0+simulated"' in (device.folder / "current/engine/engine.json").read_text()
 
 
+@pytest.mark.slow
 def test_an_engine_that_the_kit_refuses_is_refused(device: Device, tmp_path: Path) -> None:
     board = SimulatedTensorRt(tmp_path / "jetpack")
     name = read_json(
