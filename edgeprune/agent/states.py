@@ -40,6 +40,8 @@ from edgeprune.records.rollout import Rollout
 
 #: Releases that a device remembers not to try again; they rise, and older ones are under the floor soon.
 REMEMBERED = 32
+#: Characters of a reason in a status: a line of a log, not the log.
+REASON = 500
 
 
 @dataclass(frozen=True)
@@ -275,7 +277,7 @@ def word(
     status = DeviceStatus(
         device=config.device, seq=state.seq + 1, at=at, product=config.product, channel=config.channel, sku=config.sku,
         runtime=runtime, tags=config.tags, agent=agent, counter=running(state), model_sha256=manifest_sha256,
-        state=about, rollout=rollout, release=release, reason=reason, latency_ms=latency,
+        state=about, rollout=rollout, release=release, reason=reason[:REASON], latency_ms=latency,
     )  # fmt: skip
     if state.word is not None and state.word.model_copy(update={"seq": status.seq, "at": at}) == status:
         return state

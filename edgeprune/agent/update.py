@@ -3,8 +3,6 @@
 Rules:
 - It begins where the last one ended, whatever ended it: the link is set as the state says, what is current is checked,
   and where it is damaged another whole model takes its place.
-- The online key says which release, the release key says what is in it, and a device takes what both say: product,
-  counter, SKU and hash.
 - What can't be done now is deferred with a reason and changes nothing that runs; the state machine is states.py.
 - Every file is on the disk before the state says that it is there.
 
@@ -16,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
-import platform
 import shutil
 import time
 from collections.abc import Callable
@@ -44,10 +41,6 @@ if TYPE_CHECKING:
 LOOK_S = 0.5
 #: A rollout that begins so much later than now is of another time.
 AHEAD = timedelta(days=1)
-
-
-class _RefusedError(Exception):
-    """Why a release isn't for this device: kind, colon, what happened."""
 
 
 class Agent:
@@ -167,19 +160,20 @@ class Agent:
         return f"nothing to do: {runs}" + (f", rollout {rollout.serial}" if rollout else ", the channel has no rollout")
 
     def _update(self, client: Client, counter: int, serial: int, wait: bool) -> Ending:
+        from edgeprune.agent.agree import RefusedError, agreed
         from edgeprune.agent.obtain import obtain
 
         self._keep(states.begin(self.state, counter, serial))
         self._tell(f"downloading release {counter} for rollout {serial}")
         try:
-            release, build = self._agreed(client, counter)
+            release, build = agreed(client, self.config, self._runtime, counter, self.slots.folder)
             have = None if self.state.installed is None else self.slots.at(self.state.installed.slot) / BUNDLE
             archive, how = obtain(client, build, have, self.slots.staging)
             self._keep(states.going(self.state, "installing"))
             self._tell(f"installing release {counter} (archive: {how})")
             manifest = self._install(release, build, archive)
             self._test(build)
-        except _RefusedError as refused:
+        except RefusedError as refused:
             return self._refuse(counter, serial, str(refused))
         assert self.state.update is not None
         which, now_s = boot()
@@ -188,69 +182,35 @@ class Agent:
         self.slots.clear()
         return self._watch(wait)
 
-    def _agreed(self, client: Client, counter: int) -> tuple[Release, ReleaseBuild]:
-        """What the release key has signed of what the online key asks for, if it is for this device."""
-        from edgeprune.agent.client import NotNowError
-
-        config = self.config
-        release = client.release(counter)
-        if release is None:
-            raise NotNowError(
-                f"arbitrary software: the rollout asks for release {counter}, which no release key signed"
-            )
-        if (release.product, release.counter) != (config.product, counter):
-            raise _RefusedError(
-                f"wrong software: release {release.counter} of {release.product}, {counter} of {config.product} is due"
-            )
-        build = release.build_for(config.sku)
-        if build is None:
-            raise _RefusedError(
-                f"wrong software: release {counter} has builds for {', '.join(b.sku for b in release.builds)}, "
-                f"none for {config.sku}"
-            )
-        if build.architecture not in (None, platform.machine()):
-            raise _RefusedError(f"architecture: the build is for {build.architecture}, this is {platform.machine()}")
-        if build.runtime != self._runtime:
-            raise _RefusedError(f"runtime: the build is for {build.runtime}, this device has {self._runtime}")
-        archive = build.archive
-        if not archive.path.startswith(f"models/{config.product}/"):
-            raise _RefusedError(f"wrong software: the build lies at {archive.path}")
-        if archive.bytes > config.limits.bundle_bytes:
-            raise _RefusedError(f"endless data: {archive.bytes} bytes, {config.limits.bundle_bytes} allowed")
-        if not client.signed(archive):
-            raise NotNowError(f"mix-and-match: {archive.path} isn't signed as release {counter} has it")
-        free = shutil.disk_usage(self.slots.folder).free
-        if free < 2 * archive.bytes:
-            raise NotNowError(f"space: {free >> 20} MiB free, {2 * archive.bytes >> 20} needed")
-        return release, build
-
     def _install(self, release: Release, build: ReleaseBuild, archive: Path) -> str:
+        from edgeprune.agent.agree import RefusedError
+
         assert self.state.update is not None
         slot = self.state.update.slot
         try:
             self.slots.install(slot, archive, release, build.archive.bytes)
         except BundleError as error:
-            raise _RefusedError(f"bundle: {' '.join(str(error).split())}") from error
+            raise RefusedError(f"bundle: {' '.join(str(error).split())}") from error
         manifest = self.slots.manifest_sha256(slot)
         if manifest != build.manifest_sha256:
-            raise _RefusedError(f"wrong software: manifest {manifest}, {build.manifest_sha256} in the release")
+            raise RefusedError(f"wrong software: manifest {manifest}, {build.manifest_sha256} in the release")
         bundle = self.slots.open(slot)
         if bundle is None or bundle.kit is not None:
             why = selftest.build(self.slots.at(slot), self.config.limits)
             if why:
-                raise _RefusedError(why)
+                raise RefusedError(why)
             self.slots.sync(slot)
             bundle = self.slots.open(slot)
         if bundle is None or bundle.target != self.config.sku:
-            raise _RefusedError(f"wrong software: the bundle is for {bundle and bundle.target}, not {self.config.sku}")
+            raise RefusedError(f"wrong software: the bundle is for {bundle and bundle.target}, not {self.config.sku}")
         return manifest
 
     def _test(self, build: ReleaseBuild) -> None:
+        from edgeprune.agent.agree import RefusedError
+
         assert self.state.update is not None
         if self.state.update.attempts >= self.config.limits.attempts:
-            raise _RefusedError(
-                f"crash: {self.state.update.attempts} self-tests were cut off, and the device with them"
-            )
+            raise RefusedError(f"crash: {self.state.update.attempts} self-tests were cut off, and the device with them")
         self._keep(states.going(self.state, "testing"))
         self._tell("testing it")
         assert self.state.update is not None
@@ -259,7 +219,7 @@ class Agent:
             update={"update": self.state.update.model_copy(update={"latency_ms": tried.latency_ms})}
         )
         if tried.reason:
-            raise _RefusedError(tried.reason)
+            raise RefusedError(tried.reason)
 
     def _watch(self, wait: bool) -> Ending:
         """Look at a new model until it is kept or taken back."""

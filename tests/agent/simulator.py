@@ -35,7 +35,7 @@ from tuf.api.metadata import (
 
 from edgeprune.agent.update import Agent
 from edgeprune.machine import boot
-from edgeprune.records import Heartbeat, Release, ReleaseBuild, Rollout, Wave, read_json, write_json
+from edgeprune.records import Bundle, Heartbeat, Release, ReleaseBuild, Rollout, Wave, read_json, write_json
 from edgeprune.records.agent import STATE, AgentState, read_config
 from edgeprune.records.archive import pack
 from edgeprune.records.base import to_json
@@ -201,10 +201,11 @@ class Device:
         slept: Seconds that it was asked to sleep.
     """
 
-    def __init__(self, place: Path, repository: Repository, url: str = "", **changed: Any) -> None:
+    def __init__(self, place: Path, repository: Any, url: str = "", **changed: Any) -> None:
         self.folder, self.file = place / "device", place / "agent.yaml"
         place.mkdir(parents=True, exist_ok=True)
-        (place / "root.json").write_bytes(repository.roots[0].to_bytes())
+        first = repository.roots[0]
+        (place / "root.json").write_bytes(first if isinstance(first, bytes) else first.to_bytes())
         config = {
             "device": "dev-1", "product": PRODUCT, "channel": CHANNEL, "sku": SKU, "runtime": "onnxruntime",
             "folder": "device", "root": "root.json", "repository": url or repository.url,
@@ -251,6 +252,10 @@ class Device:
         open_slot(slot)
         release = slot / "release.json"
         return Release.model_validate_json(release.read_text()).counter if release.is_file() else 0
+
+    def slot_bundle(self) -> Bundle:
+        """The bundle that is current."""
+        return open_slot(self.folder / os.readlink(self.folder / "current"))[0]
 
     def factory(self, bundle: Path) -> None:
         done = self.agent().slots

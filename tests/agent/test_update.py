@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -11,7 +15,7 @@ import pytest
 
 from edgeprune.agent.exits import Exit
 from edgeprune.records.release import Release
-from tests.agent.simulator import SKU, Device, Repository, now
+from tests.agent.simulator import ROOT, SKU, Device, Repository, now
 from tests.fleet.bundles import make_bundle
 
 Bundles = Callable[[int], Path]
@@ -97,8 +101,6 @@ def test_a_model_that_crashes_or_hangs_is_refused(tmp_path: Path, fleet: Reposit
     broken = make_bundle(tmp_path / "broken", seed=9)
     (broken / "model.onnx").write_bytes(b"no model")
     manifest = json.loads((broken / "manifest.json").read_text())
-    import hashlib
-
     manifest["files"][0] |= {"sha256": hashlib.sha256(b"no model").hexdigest(), "bytes": 8}
     (broken / "manifest.json").write_text(json.dumps(manifest))
     fleet.release(3, broken)
@@ -277,6 +279,38 @@ def test_bad_input_is_named_and_changes_nothing(tmp_path: Path, fleet: Repositor
     assert device.command("confirm").returncode == 2
     assert device.state == before
     assert device.counter == 1
+
+
+def test_run_goes_on_until_it_is_stopped(tmp_path: Path, fleet: Repository) -> None:
+    device = Device(tmp_path, fleet, poll_s=0.1)
+    command = [sys.executable, "-m", "edgeprune.agent", "--config", str(device.file), "run"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("release 1 is kept"):
+                fleet.rollout(2, serial=2)
+                fleet.publish()
+            if line.startswith("release 2 is kept"):
+                break
+        process.terminate()
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.wait()
+    assert device.counter == 2
+
+
+def test_a_device_without_tuf_is_told_the_extra() -> None:
+    code = (
+        "import sys; sys.modules['tuf'] = None\n"
+        "from edgeprune.agent.update import need_tuf\n"
+        "from edgeprune.errors import DeviceError\n"
+        "try:\n    need_tuf()\nexcept DeviceError as error:\n    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert "pip install 'edgeprune[agent]'" in done.stdout, done.stderr
 
 
 def test_a_second_agent_stays_away(tmp_path: Path, fleet: Repository) -> None:
