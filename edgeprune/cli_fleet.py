@@ -40,7 +40,7 @@ for command in COMMANDS:
     fleet.command()(command)
 fleet.command()(sign)
 fleet.command()(apply)
-console = Console(file=sys.stdout, highlight=False, soft_wrap=True, markup=False)
+console = Console(highlight=False, soft_wrap=True, markup=False)
 
 Product = Annotated[str, typer.Option("--product", help="Of the products that were added.")]
 
@@ -88,7 +88,7 @@ def add(
     own_key: Annotated[bool, typer.Option("--own-key", help="Make a release key for it alone.")] = False,
     propose: Propose = None,
 ) -> None:
-    """Let the release key sign a product's models. Needs the targets keys."""
+    """Let the release key sign a product's models. Needs it and the targets keys."""
     repository = open_repository(repo, keys)
     from edgeprune.fleet.authority import add_product
 
@@ -145,7 +145,7 @@ def publish(
     missing = {b.sku for r in earlier[-1:] for b in r.builds} - {b.sku for b in release.builds}
     if missing:
         console.print(f"  not in it, so that such devices keep what they have: {', '.join(sorted(missing))}")
-    console.print(f"next: edgeprune fleet rollout start --product {product} --to {release.counter}")
+    console.print(f"next: edgeprune fleet rollout start --product {product} --release {release.counter}")
 
 
 @fleet.command()
@@ -162,7 +162,7 @@ def revert(
 
     release = revert_release(repository, product, to, label=label)
     _show(release)
-    console.print(f"next: edgeprune fleet rollout start --product {product} --to {release.counter}")
+    console.print(f"next: edgeprune fleet rollout start --product {product} --release {release.counter}")
 
 
 @fleet.command()
@@ -182,10 +182,16 @@ def renew(
     ] = None,
     repo: Repo = DEFAULT_REPO,
     keys: Keys = None,
+    propose: Propose = None,
 ) -> None:
     """Sign anew what expires: snapshot, timestamp and rollouts when half of their time is over, others when named."""
+    if propose and not roles:
+        raise UpdateError("Nothing is proposed.", expected="roles to renew: root, targets, models-PRODUCT")
     repository = open_repository(repo, keys)
-    renewed = repository.renew(roles=roles or ())
+    renewed = repository.renew(roles=roles or (), propose=propose)
+    if propose:
+        console.print(proposed(propose))
+        return
     console.print(f"signed anew: {', '.join(renewed)}" if renewed else "nothing expires soon")
     _expiries(repo)
 
@@ -214,7 +220,7 @@ def _adopt(keyring: Keyring, given: str) -> None:
 
 def _show(release: Release) -> None:
     back = f"(back to {release.reverts_to})" if release.reverts_to else ""
-    console.print(f"{release.product} {release.counter} {release.label} {back}".rstrip())
+    console.print(" ".join(filter(None, (release.product, str(release.counter), release.label, back))))
     for build in release.builds:
         deltas = ", ".join(f"{delta.file.bytes / build.archive.bytes:.1%}" for delta in build.deltas)
         console.print(

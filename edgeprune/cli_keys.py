@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -27,7 +26,7 @@ from edgeprune.fleet.terminal import (
 from edgeprune.records.signing import KEY_ROLES, KeyRole
 
 keys = typer.Typer(help="Who may sign what: list, rotate, hand over.", no_args_is_help=True)
-console = Console(file=sys.stdout, highlight=False, soft_wrap=True, markup=False)
+console = Console(highlight=False, soft_wrap=True, markup=False)
 
 
 @keys.command("list")
@@ -69,7 +68,10 @@ def rotate(
     product: Annotated[str | None, typer.Option("--product", help="Of a release key: for this product alone.")] = None,
     propose: Propose = None,
 ) -> None:
-    """Replace a role's keys by new ones. Needs the keys of who delegates to it: root's, targets' for release keys."""
+    """Replace a role's keys by new ones: all of them, where nothing says else.
+
+    Needs the keys of who delegates to it: root's, and targets' for release keys.
+    """
     repository = open_repository(repo, keys)
     from edgeprune.fleet import authority
     from edgeprune.fleet.keys import read_key

@@ -12,12 +12,15 @@ Sources: POSIX.1-2001 pax format; C. Percival 2003, 'Naive differences of execut
 
 from __future__ import annotations
 
+import hashlib
+import json
 import tarfile
 from pathlib import Path
 
 from edgeprune.bench.bundle import MANIFEST
-from edgeprune.errors import missing_package
+from edgeprune.errors import BundleError, missing_package
 from edgeprune.records import Bundle, files
+from edgeprune.records.base import parse
 
 #: A delta over this share of the archive isn't worth the memory and time that it takes on a device.
 PAYS = 0.6
@@ -25,10 +28,11 @@ PAYS = 0.6
 MAX_DELTA_BYTES = 64 << 20
 
 
-def pack(folder: Path, bundle: Bundle, archive: Path) -> None:
-    """Write a bundle's archive.
+def pack(folder: Path, bundle: Bundle, archive: Path) -> str:
+    """Write a bundle's archive; returns the SHA-256 of the manifest in it.
 
     Raises:
+        BundleError: What was read isn't what the manifest says: the bundle changed since it was opened.
         DeviceError: No space left.
     """
     names = [MANIFEST, *sorted({file.path for file in bundle.files} - {MANIFEST})]
@@ -38,6 +42,14 @@ def pack(folder: Path, bundle: Bundle, archive: Path) -> None:
             entry.size = (folder / name).stat().st_size
             with open(folder / name, "rb") as content:
                 tar.addfile(entry, content)
+    with tarfile.open(archive) as tar:
+        manifest = _content(tar, MANIFEST)
+        if parse(Bundle, json.loads(manifest), BundleError, where=folder / MANIFEST) != bundle:
+            raise _changed(folder / MANIFEST)
+        for file in bundle.files:
+            if hashlib.sha256(_content(tar, file.path)).hexdigest() != file.sha256:
+                raise _changed(folder / file.path)
+    return hashlib.sha256(manifest).hexdigest()
 
 
 def difference(base: Path, archive: Path, patch: Path) -> bool:
@@ -53,3 +65,13 @@ def difference(base: Path, archive: Path, patch: Path) -> bool:
         return False
     files.write_bytes(patch, content)
     return True
+
+
+def _content(tar: tarfile.TarFile, name: str) -> bytes:
+    member = tar.extractfile(name)
+    assert member is not None
+    return member.read()
+
+
+def _changed(path: Path) -> BundleError:
+    return BundleError("The bundle changed while it was packed.", where=path, next_step="publish it again")

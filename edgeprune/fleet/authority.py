@@ -61,7 +61,7 @@ def add_product(
     repository: Repository, product: str, *, own_key: bool = False, now: datetime | None = None,
     propose: Path | None = None,
 ) -> None:  # fmt: skip
-    """Give a product its role, signed for with the release keys that are at hand. Needs the targets keys.
+    """Give a product its role, signed for with the release keys that are at hand. Needs these and the targets keys.
 
     Args:
         own_key: Make a release key for this product alone.
@@ -80,6 +80,8 @@ def add_product(
     public = keyring.public("release")
     if not public and not own_key:
         raise UpdateError("There is no release key here.", where=keyring.folder, next_step="--own-key makes one")
+    for key in () if own_key else public:  # before the lock: it signs the role's first metadata
+        keyring.signer(key.keyid)
     with _new_keys(keyring, "release", int(own_key)) as made, repository.change(now, "targets", propose=propose) as (
         draft, _,
     ):  # fmt: skip
@@ -101,7 +103,7 @@ def rotate(
 
     Args:
         role: root, targets, online, or release.
-        replace: Names of the keys that leave; None: all, or none where `add` or `given` says what comes.
+        replace: Names of the keys that leave; None: all, or none where `add`, `given` or `threshold` says what changes.
         add: New keys beyond those that replace others.
         given: Keys that other holders have made; they take the places of those that leave first.
         threshold: How many must sign from now on.
@@ -117,10 +119,15 @@ def rotate(
     base = repository.published().trusted
     roles = _roles(role, product, base.targets)
     if not roles:
-        raise repository.published().unknown(product or "")
+        raise repository.published().unknown(product or "that has a release key")
     seated = [seat for seat in seats(base.root, base.targets) if seat.role in roles]
     now_there = {name_of(key): key for seat in seated for key in seat.keys}
-    leaving = set(replace or ()) if replace is not None or add or given else set(now_there)
+    if role == "release" and len({frozenset(key.keyid for key in seat.keys) for seat in seated}) > 1:
+        raise UpdateError(
+            "The products have release keys of their own.", next_step="say whose with --product",
+            expected=", ".join(seat.role.removeprefix("models-") for seat in seated),
+        )  # fmt: skip
+    leaving = set(replace or () if replace is not None or add or given or threshold else now_there)
     if leaving - set(now_there):
         raise UpdateError(
             f"No {role} key is called that.", expected=", ".join(sorted(now_there)),
@@ -209,7 +216,7 @@ def read_proposal(path: Path, keyring: Keyring | None = None) -> Draft:
     except (RepositoryError, ValueError, KeyError, TypeError) as error:
         raise UpdateError("The proposal holds no TUF metadata.", where=path, got=str(error)) from error
     for role, document in changed.items():
-        if not isinstance(document.signed, Root if role == "root" else Targets):
+        if role in ("snapshot", "timestamp") or not isinstance(document.signed, Root if role == "root" else Targets):
             raise UpdateError("Metadata of another role.", where=path, expected=role, got=document.signed.type)
     return Draft(base, datetime.now(timezone.utc), changed)
 

@@ -18,6 +18,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+from tuf.api.exceptions import UnsignedMetadataError
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
 
 from edgeprune.errors import UpdateError
@@ -108,7 +109,11 @@ class Draft:
             for keyid in self.keyids(role):
                 signer = keyring.signer(keyid) if keyid not in document.signatures else None
                 if signer is not None:
-                    document.sign(signer, append=True)
+                    try:
+                        document.sign(signer, append=True)
+                    except UnsignedMetadataError as error:
+                        name = keyring.keys[keyid].name
+                        raise UpdateError(f"The key {name} doesn't sign.", got=str(error.__cause__)) from error
 
     def keyids(self, role: str) -> list[str]:
         """Keys that sign a role, of the old root's too."""
@@ -156,7 +161,7 @@ class Draft:
         documents = {role: document.to_dict() for role, document in self.changed.items()}
         write_json(path, Proposal(published=published, documents=documents))
 
-    def old_root_content(self) -> bool:
+    def suits_old_root(self) -> bool:
         """Whether a reader with the old root takes all that changes."""
         return all(
             signed_by(self.base.root, role, document)

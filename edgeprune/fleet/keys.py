@@ -16,6 +16,7 @@ Sources: securesystemslib 1.x (signer URIs); PKCS #8 / PBES2 (RFC 8018) for the 
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -177,7 +178,8 @@ class Keyring:
             self._signers.pop(keyid, None)
             for path in (self.folder / f"{key.name}.json", self.folder / f"{key.name}.pem"):
                 path.unlink(missing_ok=True)
-        files.sync_folder(self.folder)
+        with files.no_space(self.folder):
+            files.sync_folder(self.folder)
 
     def hand_over(self, name: str, folder: Path) -> None:
         """Move a key, and what it knows of the repository, into another folder: a stick, for its holder's machine."""
@@ -251,11 +253,15 @@ def read_key(path: Path) -> Key:
     """The public half of a key that somebody else holds, of its NAME.json.
 
     Raises:
-        UpdateError: It isn't a key's.
+        UpdateError: It isn't a key's, or not under its own id: one key under two would count twice.
     """
+    from securesystemslib.formats import encode_canonical
     from securesystemslib.signer import Key
 
     key = _read(path)
+    own = hashlib.sha256(str(encode_canonical(key.public)).encode()).hexdigest()
+    if key.keyid != own:
+        raise UpdateError("The key isn't the one of its id.", where=path, expected=own, got=key.keyid)
     return Key.from_dict(key.keyid, {**key.public, NAME_FIELD: key.name})
 
 

@@ -82,7 +82,7 @@ def publish(folder: Path, draft: Draft, keyring: Keyring) -> None:
     for target, content in draft.files:
         _place(target_file(folder, target), content)
     root = draft.changed.get("root")
-    root_last = root is not None and draft.old_root_content()
+    root_last = root is not None and draft.suits_old_root()
     _refuse_meanwhile(folder, draft)
     for role, document in draft.changed.items():
         if role not in ("root", "timestamp"):

@@ -132,14 +132,14 @@ def publish(
         builds = []
         for one in offered:
             archive = staged / f"{one.bundle.target}.tar"
-            pack(one.folder, one.bundle, archive)
+            manifest = pack(one.folder, one.bundle, archive)
             build = ReleaseBuild(
                 sku=one.bundle.target, architecture=one.bundle.architecture, runtime=one.bundle.measured.runtime,
                 archive=FleetFile(
                     path=archive_path(product, counter, one.bundle.target), sha256=files.sha256_file(archive),
                     bytes=archive.stat().st_size,
                 ),
-                manifest_sha256=files.sha256_file(one.folder / MANIFEST),
+                manifest_sha256=manifest,
                 latency_ms=one.bundle.measured.latency_ms.p50, latency_tolerance=latency_tolerance, forced=one.forced,
             )  # fmt: skip
             builds.append(_placed(there, draft, staged, product, build, archive, earlier, counter))

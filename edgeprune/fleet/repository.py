@@ -111,12 +111,15 @@ class Repository:
                 if rollout != there.get(rollout.channel):
                     draft.add_file(ROLLOUTS, f"rollouts/{rollout.channel}.json", to_json(rollout))
 
-    def renew(self, now: datetime | None = None, roles: Sequence[str] = ()) -> tuple[str, ...]:
+    def renew(
+        self, now: datetime | None = None, roles: Sequence[str] = (), propose: Path | None = None
+    ) -> tuple[str, ...]:
         """Sign anew what the online key signs and what has less than half of its time left; clear old files away.
 
         Args:
             now: The time; the clock's.
             roles: Renew these too, however long they last; offline ones need their keys.
+            propose: Write `roles` as a proposal, and publish nothing.
 
         Returns:
             Roles that were signed anew; empty where there was nothing to do.
@@ -128,16 +131,17 @@ class Repository:
         published = self.published()
         left = published.remaining(moment)
         due = [role for role in ONLINE_ROLES if left[role] < 0.5]
-        wanted = tuple(dict.fromkeys([*roles, *due, *sorted(published.trusted.stale)]))
+        wanted = tuple(dict.fromkeys([*roles, *(() if propose else (*due, *sorted(published.trusted.stale)))]))
         for role in wanted:
             if role not in left:
                 raise published.unknown(role.removeprefix("models-"))
         if wanted:
-            with self.change(moment, *wanted, always=True) as (draft, _):
+            with self.change(moment, *wanted, always=True, propose=propose) as (draft, _):
                 for role in wanted:
                     draft.edit(role)
-        with locked(self.folder):
-            clear(self.folder, self.published().trusted, moment)
+        if propose is None:
+            with locked(self.folder):
+                clear(self.folder, self.published().trusted, moment)
         return wanted
 
     @contextmanager

@@ -19,6 +19,8 @@ from tuf.api.exceptions import RepositoryError
 
 from edgeprune.errors import UpdateError
 from edgeprune.fleet import authority, publication
+from edgeprune.fleet.init import init
+from edgeprune.fleet.keys import Keyring
 from edgeprune.fleet.publish import examine, publish, revert
 from edgeprune.fleet.repository import Repository
 from edgeprune.records.signing import KEY_ROLES, KeyRole
@@ -26,7 +28,7 @@ from tests.conftest import ROOT
 from tests.fleet import faults
 from tests.fleet.bundles import make_bundle
 from tests.fleet.clients import get_release, get_rollout
-from tests.fleet.fleets import NOW, PASSWORD, days, make_fleet, release_of, reopen, rollout_of
+from tests.fleet.fleets import NOW, PASSWORD, days, make_fleet, password, release_of, reopen, rollout_of
 
 Act = Callable[[Repository, Path], object]
 
@@ -129,6 +131,27 @@ def test_killed_at_any_change_of_the_disk(begun: Path, memory: Path, name: str) 
     assert len(codes) > 20
     assert set(codes[:-1]) == {-9}
     print(f"{name}: {len(codes) - 1} points")
+
+
+def test_making_one_killed_at_any_change_of_the_disk(memory: Path) -> None:
+    """The same command again makes it, or finds it made."""
+
+    def make(folder: Path) -> Repository:
+        keys = folder / "keys"
+        return init(folder / "repo", Keyring(keys, password) if keys.is_dir() else Keyring.make(keys, password))
+
+    for at in range(1, 1000):
+        here = memory / str(at)
+        code = faults.run(lambda here=here: make(here), at)  # type: ignore[misc]
+        if (here / "repo").exists():
+            reopen(Repository(here / "repo")).renew(roles=("targets",))
+        else:
+            make(here)
+        assert reopen(Repository(here / "repo")).published().problems(NOW) == ()
+        shutil.rmtree(here)
+        if code == faults.ENDED:
+            break
+    assert at > 50
 
 
 @pytest.mark.parametrize("name", ["publish", pytest.param("online", marks=pytest.mark.slow)])
@@ -268,6 +291,8 @@ _SCRIPT = """
 import os, sys
 from pathlib import Path
 from edgeprune.fleet.keys import Keyring
+from edgeprune.fleet.init import init
+from edgeprune.fleet.keys import Keyring
 from edgeprune.fleet.publish import examine, publish
 from edgeprune.fleet.repository import Repository
 folder, bundle = map(Path, sys.argv[1:])
@@ -279,7 +304,7 @@ publish(repository, "cells", offered)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("call", ["rename", "fsync", "write", "openat", "unlink"])
+@pytest.mark.parametrize("call", ["rename", "fsync", "write", "mkdir", "rmdir"])
 def test_killed_by_strace_at_any_system_call(begun: Path, memory: Path, call: str) -> None:
     """The same from outside, by the kernel's own count: a publishing process dies at every call of a kind."""
     if shutil.which("strace") is None:

@@ -128,6 +128,17 @@ def test_a_changed_bundle_is_not_published(tmp_path: Path) -> None:
         examine(folder, force=lambda why: "even by force")
 
 
+@pytest.mark.parametrize("name", ["model.onnx", "manifest.json"])
+def test_a_bundle_that_changes_after_it_was_opened_is_not_published(tmp_path: Path, name: str) -> None:
+    repository = make_fleet(tmp_path / "fleet")
+    offered = examine(make_bundle(tmp_path / "a", "pi", 1))
+    shutil.copy(make_bundle(tmp_path / "b", "pi", 2) / name, offered.folder / name)
+    before = state_of(tmp_path / "fleet")
+    with pytest.raises(BundleError, match="changed while it was packed"):
+        publish(repository, "cells", [offered])
+    assert state_of(tmp_path / "fleet") == before
+
+
 @pytest.mark.parametrize(
     ("what", "said"),
     [
