@@ -10,13 +10,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-BIN = Path("/usr/lib/postgresql/15/bin")
+ROOT = Path("/usr/lib/postgresql")
+#: Debian's newest.
+BIN = max(ROOT.glob("*/bin"), key=lambda folder: int(folder.parent.name), default=ROOT / "0" / "bin")
 
 
 def missing() -> str | None:
     """Why none can be started here; None: it can."""
     if not (BIN / "postgres").is_file():
-        return f"no PostgreSQL 15 at {BIN} (apt-get install postgresql-15)"
+        return f"no PostgreSQL under {ROOT} (apt-get install postgresql)"
     if os.geteuid() == 0 and not shutil.which("runuser"):
         return "PostgreSQL doesn't run as root, and there is no runuser"
     return None
