@@ -33,18 +33,23 @@ from edgeprune.records import (
     CalibrationSet,
     Compared,
     DeviceInfo,
+    DeviceStatus,
+    Heartbeat,
     Kit,
     Measurement,
     PrunePlan,
     Quantization,
     Recipe,
     Record,
+    Release,
     Report,
+    Rollout,
     Sweep,
     TargetProfile,
     Tune,
     read_json,
 )
+from edgeprune.records.agent import AgentConfig
 from edgeprune.records.fleet_profile import FleetProfile, Hosts
 from edgeprune.records.latency import LatencyTable
 from edgeprune.version import __version__
@@ -323,9 +328,12 @@ def schema(
     out: Annotated[Path | None, typer.Option("--out", help="Folder to write one file a record into.")] = None,
 ) -> None:
     """JSON Schemas of the records, for editors."""
+    from edgeprune.fleet.rollout import RolloutRecipe
+
     records: tuple[type[Record], ...] = (
         TargetProfile, Recipe, CalibrationSet, PrunePlan, Quantization, Measurement, Bundle, Report, BenchRequest,
-        Benchmark, FleetProfile, Hosts, Kit, BoardEngine, DeviceInfo, Tune, Sweep, Compared, LatencyTable,
+        Benchmark, FleetProfile, Hosts, Kit, BoardEngine, DeviceInfo, Tune, Sweep, Compared, LatencyTable, Release,
+        Rollout, DeviceStatus, Heartbeat, AgentConfig, RolloutRecipe,
     )  # fmt: skip
     texts = {r.__name__: json.dumps(r.model_json_schema(), indent=2, sort_keys=True) for r in records}
     if out is None:
