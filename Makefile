@@ -18,7 +18,7 @@ export YOLO_OFFLINE := true
 export ORT_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup targets demo sweep fleet-demo compare check lint types layers test test-gpu test-pi zoo bench-aa bench-forms bench-int8 bench-ptq bench-schedules slow schema clean $(TARGETS)
+.PHONY: help setup targets demo sweep fleet-demo compare check lint types layers test test-gpu test-pi zoo bench-aa bench-fleet bench-forms bench-int8 bench-ptq bench-schedules slow schema clean $(TARGETS)
 
 help: ## this text
 	@echo "make TARGET MODEL=best.pt DATA=data.yaml [RECIPE=recipe.yaml] [CALIBRATION=name] [DEVICE=ssh://user@host] [OUT=build]"
@@ -100,6 +100,10 @@ bench-ptq: $(READY) ## what quantization alone costs: mAP in torch and on both r
 bench-schedules: $(READY) ## qap, prune-then-qat and ptq, three seeds, equal epochs (MODEL, DATA, CALIBRATION; hours)
 	@$(BIN)/python -m tests.schedules --model "$(MODEL)" --data "$(DATA)" --calibration "$(CALIBRATION)" \
 		--out "$(OUT)/schedules" $(OPTIONS)
+
+bench-fleet: $(READY) ## a tick of a million devices (PostgreSQL), updates of a thousand real agents (nginx); half an hour
+	@$(BIN)/python -m tests.fleet.scale
+	@$(BIN)/python -m tests.fleet.thousand $(OPTIONS)
 
 test-gpu: $(READY) ## the tests that need an NVIDIA GPU and TensorRT
 	@$(BIN)/python -m pytest -m gpu
