@@ -13,8 +13,6 @@ from pathlib import Path
 
 from edgeprune.errors import BundleError, ExitCode
 from edgeprune.records import Bundle
-from edgeprune.runtime.bundle import MANIFEST as MANIFEST
-from edgeprune.runtime.bundle import open_bundle as open_bundle
 
 
 def refuse_architecture(bundle: Bundle, folder: Path, machine: str | None = None) -> None:

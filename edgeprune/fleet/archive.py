@@ -1,12 +1,12 @@
 """A bundle as one file, and the difference between two of them.
 
 Rules:
-- An archive is an uncompressed tar: manifest.json first, then the files by name, no times, no owners. The same bundle
-  gives the same bytes anywhere, also unpacked on a device and packed again: that is what a delta is applied to.
+- What is packed (records/archive.py) is looked at again: it is the bundle that was opened, whatever happened to its
+  folder meanwhile. A device that packs what it has unpacked gets the same bytes, which deltas are applied to.
 - A delta (bsdiff) is kept where it is much smaller than the archive: quantized weights whose scales stay mostly do,
   floats never. Large archives have none: making one takes seventeen times their size in memory.
 
-Sources: POSIX.1-2001 pax format; C. Percival 2003, 'Naive differences of executable code' (bsdiff); facts on fleets
+Sources: C. Percival 2003, 'Naive differences of executable code' (bsdiff); facts on fleets
 (0.025 of the size with frozen scales, 0.154 with 1 % of the weights moved).
 """
 
@@ -17,10 +17,11 @@ import json
 import tarfile
 from pathlib import Path
 
-from edgeprune.bench.bundle import MANIFEST
 from edgeprune.errors import BundleError, missing_package
 from edgeprune.records import Bundle, files
+from edgeprune.records.archive import pack as pack_folder
 from edgeprune.records.base import parse
+from edgeprune.runtime.bundle import MANIFEST
 
 #: A delta over this share of the archive isn't worth the memory and time that it takes on a device.
 PAYS = 0.6
@@ -35,17 +36,14 @@ def pack(folder: Path, bundle: Bundle, archive: Path) -> str:
         BundleError: What was read isn't what the manifest says: the bundle changed since it was opened.
         DeviceError: No space left.
     """
-    names = [MANIFEST, *sorted({file.path for file in bundle.files} - {MANIFEST})]
-    with files.no_space(archive), tarfile.open(archive, "w", format=tarfile.PAX_FORMAT) as tar:
-        for name in names:
-            entry = tarfile.TarInfo(name)
-            entry.size = (folder / name).stat().st_size
-            with open(folder / name, "rb") as content:
-                tar.addfile(entry, content)
+    with files.no_space(archive):
+        pack_folder(folder, archive)
     with tarfile.open(archive) as tar:
         manifest = _content(tar, MANIFEST)
         if parse(Bundle, json.loads(manifest), BundleError, where=folder / MANIFEST) != bundle:
             raise _changed(folder / MANIFEST)
+        if {*tar.getnames()} != {MANIFEST, *(file.path for file in bundle.files)}:
+            raise _changed(folder)
         for file in bundle.files:
             if hashlib.sha256(_content(tar, file.path)).hexdigest() != file.sha256:
                 raise _changed(folder / file.path)

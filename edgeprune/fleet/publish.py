@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from edgeprune.bench.bundle import MANIFEST, open_bundle
 from edgeprune.errors import UpdateError
 from edgeprune.fleet.archive import difference, pack
 from edgeprune.fleet.draft import Draft
@@ -36,6 +35,7 @@ from edgeprune.records.release import (
     models_role,
     release_path,
 )
+from edgeprune.runtime.bundle import MANIFEST, open_bundle
 
 #: Releases of a SKU that a device may come from with a delta. Who is further behind takes the whole archive.
 BASES = 3

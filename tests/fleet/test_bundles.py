@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgeprune.bench.bundle import open_bundle
 from edgeprune.errors import EdgepruneError
 from edgeprune.records import Report, Settings, read_json
+from edgeprune.runtime.bundle import open_bundle
 from edgeprune.runtime.detector import Detector
 from edgeprune.runtime.session import open_session
 from tests.fleet.bundles import make_bundle, scene

@@ -11,10 +11,10 @@ from pathlib import Path
 import bsdiff4
 import pytest
 
-from edgeprune.bench.bundle import open_bundle
 from edgeprune.errors import BundleError, UpdateError
 from edgeprune.fleet.archive import PAYS, pack
 from edgeprune.fleet.publish import BASES, examine, publish, revert
+from edgeprune.runtime.bundle import open_bundle
 from tests.fleet.bundles import make_bundle
 from tests.fleet.clients import get, get_release
 from tests.fleet.fleets import NOW, make_fleet, release_of, reopen, state_of
