@@ -241,6 +241,9 @@ class Pace(Record):
     reference_ms: Milliseconds
     """The parent in that form and with these settings, in the same run, image in to boxes out: what later runs are set
     against."""
+    parent_ms: Milliseconds
+    """The parent at its best, in the same run: what a budget is counted from. Another hour's would be of a machine that
+    may have been a third faster."""
 
     @property
     def factor(self) -> float:

@@ -26,8 +26,7 @@ from edgeprune.records.latency import ActivationRace, ActivationTried, LatencyTa
 from edgeprune.records.model import ModelFiles
 from edgeprune.records.recipe import Activation
 from edgeprune.records.request import Engine
-from edgeprune.records.settings import Settings
-from edgeprune.stages.common import choices, engine_files, engines, forms_of, lacking, race, run_as, tuned
+from edgeprune.stages.common import engine_files, engines, forms_of, lacking, race, run_as, tuned
 from edgeprune.stages.export import export_float
 from edgeprune.stages.latency import Target, given_table, latency_table, precisions, refuse_boards, scales_of
 from edgeprune.stages.tune import PARENTS, settings_of, tune_parent
@@ -128,12 +127,13 @@ def _swapped(job: Job, activation: Activation) -> ModelFiles:
     return ModelFiles(job.shop / file)
 
 
-def _aim(job: Job, share: float = 1.0) -> tuple[float, float]:
-    """Milliseconds around the engine of the parent at its best, and of the budget of image in to boxes out."""
+def _aim(job: Job) -> tuple[float, float]:
+    """Milliseconds around the engine of the parent at its best, and of the budget of image in to boxes out, as far as
+    one run of the parent alone can tell them."""
     parent = _parent_at_best(job)
     assert parent.parts is not None
     around = parent.parts.preprocess_ms + parent.parts.postprocess_ms
-    return around, job.recipe.goal.budget_ms(parent.latency_ms.p50, share)
+    return around, job.recipe.goal.budget_ms(parent.latency_ms.p50)
 
 
 def clock(job: Job, share: float, model: ModelFiles) -> tuple[Clock, dict[str, object]]:
@@ -147,9 +147,9 @@ def clock(job: Job, share: float, model: ModelFiles) -> tuple[Clock, dict[str, o
 
     target = Target.of(job)
     around, goal_ms = _aim(job)
-    _, budget = _aim(job, share)
     table, level = _table(job, target, model, max(goal_ms - around, 0.0))
     found = _pace_of(job, target, model, table, round(min(level, 1.0) * LEVELS) / LEVELS)
+    budget = job.recipe.goal.budget_ms(found.parent_ms, share)
 
     def tell(graph: ChannelGraph, module: nn.Module) -> Timing:
         from edgeprune.latency.model import LatencyModel, PacedModel
@@ -202,8 +202,8 @@ def _pace_of(job: Job, target: Target, model: ModelFiles, table: LatencyTable, l
 
         placed = halve(len(field), heat) if len(field) > 1 else []
         choice, fastest = field[placed[0].index if placed else 0]
-        run = race(job, [_reference(job, choice), _engine(job, precision, "plan", choice, fastest)], stage, ROUNDS)
-        parent, plan = run.measurements
+        entered = [_reference(job, choice), _engine(job, precision, "plan", choice, fastest), _best_parent(job)]
+        parent, plan, best = race(job, entered, stage, ROUNDS).measurements
         assert parent.parts is not None
         assert plan.parts is not None
         write_json(
@@ -213,6 +213,7 @@ def _pace_of(job: Job, target: Target, model: ModelFiles, table: LatencyTable, l
                 raced=tuple(f"{field[p.index][0].words()}: {p.latency_ms.p50:.3f} ms" for p in placed),
                 around_ms=plan.parts.preprocess_ms + parent.parts.postprocess_ms, inference_ms=plan.parts.inference_ms,
                 table_ms=LatencyModel.of(table, subject.graph).ms(widths), reference_ms=parent.latency_ms.p50,
+                parent_ms=best.latency_ms.p50,
             ),
         )  # fmt: skip
 
@@ -295,12 +296,17 @@ def _engine(job: Job, precision: str, name: str, choice: Choice, file: Path) -> 
 
 def _reference(job: Job, choice: Choice) -> Engine:
     """The parent's fastest engine, in a form that plans are measured in."""
-    best = _parent_at_best(job).engine
-    engine = next(e for e in engines(job, lacking(job), ("parent",)) if e.name == best)
-    variant, precision = engine.name.split()
-    own: Settings = choices(job, PARENTS)[engine.name].settings
+    best = _best_parent(job)
+    variant, precision = best.name.split()
     form = choice.form if choice.form in forms_of(job, variant, precision) else Form()
-    return run_as(job, engine, Choice(settings=own, form=form)).model_copy(update={"name": REFERENCE})
+    return run_as(job, best, Choice(settings=best.settings, form=form)).model_copy(update={"name": REFERENCE})
+
+
+def _best_parent(job: Job) -> Engine:
+    """The parent's fastest engine, in the form and with the settings that won."""
+    fastest = _parent_at_best(job).engine
+    stock = [engine for engine in engines(job, lacking(job), ("parent",)) if engine.name == fastest]
+    return tuned(job, stock, PARENTS)[0]
 
 
 def _parent_at_best(job: Job) -> Measurement:
