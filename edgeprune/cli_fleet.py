@@ -145,7 +145,7 @@ def publish(
     missing = {b.sku for r in earlier[-1:] for b in r.builds} - {b.sku for b in release.builds}
     if missing:
         console.print(f"  not in it, so that such devices keep what they have: {', '.join(sorted(missing))}")
-    console.print(f"next: edgeprune fleet rollout start --product {product} --to {release.counter}")
+    console.print(f"next: edgeprune fleet rollout start --product {product} --release {release.counter}")
 
 
 @fleet.command()
@@ -162,7 +162,7 @@ def revert(
 
     release = revert_release(repository, product, to, label=label)
     _show(release)
-    console.print(f"next: edgeprune fleet rollout start --product {product} --to {release.counter}")
+    console.print(f"next: edgeprune fleet rollout start --product {product} --release {release.counter}")
 
 
 @fleet.command()

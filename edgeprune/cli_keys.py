@@ -68,7 +68,10 @@ def rotate(
     product: Annotated[str | None, typer.Option("--product", help="Of a release key: for this product alone.")] = None,
     propose: Propose = None,
 ) -> None:
-    """Replace a role's keys by new ones. Needs the keys of who delegates to it: root's, targets' for release keys."""
+    """Replace a role's keys by new ones: all of them, where nothing says else.
+
+    Needs the keys of who delegates to it: root's, and targets' for release keys.
+    """
     repository = open_repository(repo, keys)
     from edgeprune.fleet import authority
     from edgeprune.fleet.keys import read_key

@@ -103,7 +103,7 @@ def rotate(
 
     Args:
         role: root, targets, online, or release.
-        replace: Names of the keys that leave; None: all, or none where `add` or `given` says what comes.
+        replace: Names of the keys that leave; None: all, or none where `add`, `given` or `threshold` says what changes.
         add: New keys beyond those that replace others.
         given: Keys that other holders have made; they take the places of those that leave first.
         threshold: How many must sign from now on.
@@ -119,10 +119,15 @@ def rotate(
     base = repository.published().trusted
     roles = _roles(role, product, base.targets)
     if not roles:
-        raise repository.published().unknown(product or "")
+        raise repository.published().unknown(product or "that has a release key")
     seated = [seat for seat in seats(base.root, base.targets) if seat.role in roles]
     now_there = {name_of(key): key for seat in seated for key in seat.keys}
-    leaving = set(replace or ()) if replace is not None or add or given else set(now_there)
+    if role == "release" and len({frozenset(key.keyid for key in seat.keys) for seat in seated}) > 1:
+        raise UpdateError(
+            "The products have release keys of their own.", next_step="say whose with --product",
+            expected=", ".join(seat.role.removeprefix("models-") for seat in seated),
+        )  # fmt: skip
+    leaving = set(replace or () if replace is not None or add or given or threshold else now_there)
     if leaving - set(now_there):
         raise UpdateError(
             f"No {role} key is called that.", expected=", ".join(sorted(now_there)),

@@ -161,7 +161,7 @@ class Draft:
         documents = {role: document.to_dict() for role, document in self.changed.items()}
         write_json(path, Proposal(published=published, documents=documents))
 
-    def old_root_content(self) -> bool:
+    def suits_old_root(self) -> bool:
         """Whether a reader with the old root takes all that changes."""
         return all(
             signed_by(self.base.root, role, document)

@@ -77,8 +77,8 @@ def init(
         files.write_bytes(metadata_file(made, role, 1), documents[role].to_bytes())
     (made / "targets").mkdir()
     files.move(made, folder)
-    keyring.know("root.json", documents["root"].to_bytes())
-    keyring.know("timestamp.json", documents["timestamp"].to_bytes())
+    for role in ("root", "timestamp", "snapshot"):
+        keyring.know(f"{role}.json", documents[role].to_bytes())
     return Repository.open(folder, keyring)
 
 

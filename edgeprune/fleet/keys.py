@@ -7,9 +7,9 @@ Rules:
 - A password is asked for once a role and process. It comes from EDGEPRUNE_KEY_PASSWORD_ROLE (ROOT, TARGETS, RELEASE,
   ONLINE) or EDGEPRUNE_KEY_PASSWORD, or from the file that the same name with _FILE gives; the command line asks on a
   terminal.
-- `known/` holds the root and the timestamp that these keys last signed for. What is no continuation of that root, or
-  is older than that timestamp, is not signed for: else who holds the served folder could have a root of their own, or a
-  counter twice, signed by us.
+- `known/` holds root, timestamp and snapshot as these keys last signed for them. What is no continuation of that root,
+  or older than the others, is not signed for: else who holds the served folder (and the online key) could have a root
+  of their own, or a counter twice, signed by us.
 
 Sources: securesystemslib 1.x (signer URIs); PKCS #8 / PBES2 (RFC 8018) for the files.
 """
@@ -188,7 +188,7 @@ class Keyring:
             have = ", ".join(sorted(key.name for key in self.keys.values()))
             raise UpdateError("There is no such key here.", where=self.folder, expected=have, got=name)
         other = Keyring(folder, self._password) if folder.is_dir() else Keyring.make(folder, self._password)
-        for known in ("root.json", "timestamp.json"):
+        for known in ("root.json", "timestamp.json", "snapshot.json"):
             if (content := self.known(known)) is not None:
                 other.know(known, content)
         for path in (self.folder / f"{name}.pem", self.folder / f"{name}.json"):
@@ -197,7 +197,7 @@ class Keyring:
         self.forget({key.keyid})
 
     def known(self, name: str) -> bytes | None:
-        """Root or timestamp that was last signed for ('root.json', 'timestamp.json'); None before the first time."""
+        """What was last signed for (root.json, timestamp.json, snapshot.json); None before the first time."""
         path = self.folder / "known" / name
         return path.read_bytes() if path.is_file() else None
 

@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from tuf.api.metadata import Metadata, Root, TargetFile
 
@@ -82,7 +83,7 @@ def publish(folder: Path, draft: Draft, keyring: Keyring) -> None:
     for target, content in draft.files:
         _place(target_file(folder, target), content)
     root = draft.changed.get("root")
-    root_last = root is not None and draft.old_root_content()
+    root_last = root is not None and draft.suits_old_root()
     _refuse_meanwhile(folder, draft)
     for role, document in draft.changed.items():
         if role not in ("root", "timestamp"):
@@ -99,9 +100,10 @@ def publish(folder: Path, draft: Draft, keyring: Keyring) -> None:
 
 def remember(keyring: Keyring, draft: Draft) -> None:
     """Let the keys know what they have signed for."""
-    keyring.know("root.json", draft.changed.get("root", draft.base.roots[-1]).to_bytes())
-    if "timestamp" in draft.changed:
-        keyring.know("timestamp.json", draft.changed["timestamp"].to_bytes())
+    base = draft.base
+    there: dict[str, Metadata[Any]] = {"root": base.roots[-1], "timestamp": base.timestamp, "snapshot": base.snapshot}
+    for role, document in there.items():
+        keyring.know(f"{role}.json", draft.changed.get(role, document).to_bytes())
 
 
 def target_file(folder: Path, target: TargetFile) -> Path:

@@ -71,12 +71,26 @@ def load(folder: Path, keyring: Keyring | None = None) -> Trusted:
             "There is no fleet repository here.", where=folder, expected="metadata/1.root.json",
             next_step="edgeprune fleet init makes one",
         )  # fmt: skip
-    known = keyring.known("timestamp.json") if keyring else None  # first: others publish while this is read
+    known = _known_versions(keyring) if keyring else {}  # first: others publish while this is read
     trusted = follow(lambda name: (folder / "metadata" / name).read_bytes(), folder / "metadata", keyring)
-    version = parsed(known, Timestamp, "known/timestamp.json").signed.version if known else 0
-    if trusted.timestamp.signed.version < version:
-        raise _older(folder / "metadata", f"timestamp {version}", f"timestamp {trusted.timestamp.signed.version}")
+    found = {"timestamp.json": trusted.timestamp.signed.version}
+    found |= {name: meta.version for name, meta in trusted.snapshot.signed.meta.items()}
+    for name, version in known.items():
+        if found.get(name, 0) < version:
+            raise _older(folder / "metadata", f"{name} {version}", f"{name} {found.get(name)}")
     return trusted
+
+
+def _known_versions(keyring: Keyring) -> dict[str, int]:
+    """Name of a role's file -> its version when these keys last signed: a stolen online key can't go back behind it."""
+    timestamp, snapshot = keyring.known("timestamp.json"), keyring.known("snapshot.json")
+    versions = {}
+    if timestamp is not None:
+        versions["timestamp.json"] = parsed(timestamp, Timestamp, "known/timestamp.json").signed.version
+    if snapshot is not None:
+        listed = parsed(snapshot, Snapshot, "known/snapshot.json").signed.meta
+        versions |= {name: meta.version for name, meta in listed.items()}
+    return versions
 
 
 def follow(read: Read, where: object, keyring: Keyring | None = None) -> Trusted:
@@ -117,10 +131,10 @@ def follow(read: Read, where: object, keyring: Keyring | None = None) -> Trusted
 
     timestamp = top("timestamp", Timestamp, 0)
     snapshot = top("snapshot", Snapshot, timestamp.signed.snapshot_meta)
-    targets = top("targets", Targets, snapshot.signed.meta["targets.json"])
+    targets = top("targets", Targets, _listed(snapshot.signed, "targets", where))
     roles = {"targets": targets}
     for role in delegations(targets.signed).roles or {}:
-        roles[role] = get(role, Targets, snapshot.signed.meta[f"{role}.json"])
+        roles[role] = get(role, Targets, _listed(snapshot.signed, role, where))
         if not signed_by(targets.signed, role, roles[role]):
             raise UpdateError("The metadata isn't signed by its role's keys.", where=f"{where}: {role}")
     return Trusted(roots, timestamp, snapshot, roles, files, frozenset(stale))
@@ -146,6 +160,12 @@ def parsed(data: bytes, kind: type[Any], where: object) -> Metadata[Any]:
     if not isinstance(found.signed, kind):
         raise UpdateError("The metadata is another role's.", where=where, expected=kind.type, got=found.signed.type)
     return found
+
+
+def _listed(snapshot: Snapshot, role: str, where: object) -> MetaFile:
+    if f"{role}.json" not in snapshot.meta:
+        raise UpdateError("The snapshot has dropped a role.", where=f"{where}: snapshot", expected=role)
+    return snapshot.meta[f"{role}.json"]
 
 
 def _roots(read: Read, files: dict[str, bytes], where: object, keyring: Keyring | None) -> tuple[Metadata[Root], ...]:

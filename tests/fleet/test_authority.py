@@ -101,6 +101,9 @@ def test_keys_are_added_and_the_threshold_raised(tmp_path: Path) -> None:
     authority.rotate(repository, "root", add=2, threshold=2)
     (seat,) = (seat for seat in authority.seats(*_top(repository)) if seat.role == "root")
     assert (seat.threshold, len(seat.keys)) == (2, 3)
+    kept = names(tmp_path / "keys", "root")
+    assert authority.rotate(repository, "root", threshold=3) == ()
+    assert names(tmp_path / "keys", "root") == kept
     before = state_of(tmp_path)
     with pytest.raises(UpdateError, match="can't be met"):
         authority.rotate(repository, "root", threshold=4)
@@ -119,6 +122,8 @@ def test_a_product_with_a_release_key_of_its_own(tmp_path: Path) -> None:
         for product in ("cells", "toasters")
     )
     assert shared != own
+    with pytest.raises(UpdateError, match="release keys of their own"):
+        authority.rotate(repository, "release")
     authority.rotate(repository, "release", product="toasters")
     assert shared in {key.keyid for seat in authority.seats(*_top(repository)) for key in seat.keys}
     assert own not in {key.keyid for seat in authority.seats(*_top(repository)) for key in seat.keys}

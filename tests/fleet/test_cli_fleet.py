@@ -52,7 +52,7 @@ def test_from_nothing_to_a_revert(here: Path) -> None:
     first, second = (make_bundle(here / f"build-{n}", "pi", n) for n in (1, 2))
     said = fleet("publish", first, "--product", "cells", "--label", "night shift")
     assert "cells 1 night shift" in said
-    assert "next: edgeprune fleet rollout start --product cells --to 1" in said
+    assert "next: edgeprune fleet rollout start --product cells --release 1" in said
     assert "deltas of" in fleet("publish", second, "--product", "cells")
     assert "cells 3 (back to 1)" in fleet("revert", "--product", "cells", "--to", 1)
     listed = fleet("releases", "--product", "cells")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from tuf.api.exceptions import DownloadError, ExpiredMetadataError, RepositoryError
-from tuf.api.metadata import Metadata
+from tuf.api.metadata import Metadata, MetaFile
 
 from edgeprune.errors import UpdateError
 from edgeprune.fleet.draft import ROLLOUTS_LASTS, TIMESTAMP_LASTS
@@ -248,6 +248,45 @@ def test_metadata_that_was_changed_on_disk_is_not_built_on(tmp_path: Path, name:
     assert state_of(repository.folder) == before
     with pytest.raises((RepositoryError, DownloadError)):
         get(repository.folder, tmp_path / "device", "models/cells/1/release.json")
+
+
+def forge(repository: Repository, change: Callable[[dict[str, MetaFile]], None]) -> None:
+    """What a stolen online key can do: a newer timestamp and snapshot that lead to other versions."""
+    trusted = repository.published().trusted
+    (keyid,) = trusted.root.roles["snapshot"].keyids
+    signer = repository.keyring.signer(keyid)
+    assert signer is not None
+    trusted.snapshot.signed.version += 1
+    change(trusted.snapshot.signed.meta)
+    trusted.snapshot.sign(signer)
+    data = trusted.snapshot.to_bytes()
+    trusted.timestamp.signed.version += 1
+    trusted.timestamp.signed.snapshot_meta = MetaFile.from_data(trusted.snapshot.signed.version, data, ["sha256"])
+    trusted.timestamp.sign(signer)
+    metadata = repository.folder / "metadata"
+    (metadata / f"{trusted.snapshot.signed.version}.snapshot.json").write_bytes(data)
+    (metadata / "timestamp.json").write_bytes(trusted.timestamp.to_bytes())
+
+
+def test_a_role_that_the_snapshot_drops_is_missed(tmp_path: Path) -> None:
+    repository = make_fleet(tmp_path)
+    release_of(repository, tmp_path, 1)
+    forge(repository, lambda meta: meta.pop("models-cells.json"))
+    with pytest.raises(UpdateError, match=r"dropped a role(.|\n)*models-cells"):
+        reopen(repository)
+    with pytest.raises(RepositoryError, match="models-cells"):
+        get(repository.folder, tmp_path / "device", "models/cells/1/release.json")
+
+
+def test_a_stolen_online_key_cannot_have_a_counter_given_out_twice(tmp_path: Path) -> None:
+    """It leads to the product's models as they were one release ago."""
+    repository = make_fleet(tmp_path)
+    release_of(repository, tmp_path, 1)
+    before = repository.published().trusted.snapshot.signed.meta["models-cells.json"]
+    release_of(repository, tmp_path, 2)
+    forge(repository, lambda meta: meta.update({"models-cells.json": before}))
+    with pytest.raises(UpdateError, match=r"older than what these keys have signed(.|\n)*models-cells\.json 3"):
+        release_of(reopen(repository), tmp_path, 3)
 
 
 def test_a_restored_backup_is_not_published_on(tmp_path: Path) -> None:
