@@ -112,7 +112,7 @@ def rollout_status(
 ) -> None:
     """Waves, failures and history of rollouts."""
     need_extra()
-    from edgeprune.fleet.show import show_rollout
+    from edgeprune.fleet.show import WIDTH, show_rollout
     from edgeprune.fleet.view import look
 
     repository = read_repository(repo)
@@ -123,6 +123,7 @@ def rollout_status(
     if as_json:
         _print_json({name: found[name].model_dump(mode="json") for name in chosen})
         return
+    console.width = max(console.width, WIDTH)
     for view in look(repository, _store(repo, db), _now(), dots=0).rollouts:
         if view.channel in chosen:
             show_rollout(view, console)
@@ -244,14 +245,15 @@ def status(
 ) -> None:
     """Rollouts with their waves, devices by state and release, failures by reason."""
     need_extra()
-    from edgeprune.fleet.show import show
+    from edgeprune.fleet.show import WIDTH, show
     from edgeprune.fleet.view import look
 
     view = look(read_repository(repo), _store(repo, db), _now(), dots=0)
     if as_json:
         _print_json(view.as_json())
-    else:
-        show(view, console)
+        return
+    console.width = max(console.width, WIDTH)
+    show(view, console)
 
 
 #: What stands beside `rollout` under `edgeprune fleet`.

@@ -11,12 +11,12 @@ from edgeprune.fleet.view import RolloutView, View, WaveView
 _COLOURS = {"running": "cyan", "paused": "yellow", "halted": "bold red", "aborted": "red", "done": "green"}
 #: Characters of a wave's bar.
 _WIDTH = 16
-#: Columns that a table has at least, where there is no terminal to ask.
-_LEAST = 100
+#: Columns that the tables need; in a narrower terminal lines are broken, and no figure is left out.
+WIDTH = 100
 
 
 def show(view: View, console: Console) -> None:
-    """Print all of it."""
+    """Print all of it; the console has `WIDTH` columns at least."""
     for rollout in view.rollouts:
         show_rollout(rollout, console)
     if not view.rollouts:
@@ -61,7 +61,7 @@ def show_rollout(rollout: RolloutView, console: Console) -> None:
             f"{wave.failed:,}", _bar(wave), _share(wave.success, "≥", wave.success_wanted),
             _share(wave.error, "≤", wave.error_allowed), style="dim" if wave.state == "to come" else None,
         )  # fmt: skip
-    console.print(table, width=max(console.width, _LEAST))
+    console.print(table)
     for note in filter(None, map(_note, rollout.waves)):
         console.print(f"  next wave: {note}")
     if rollout.beyond:

@@ -206,14 +206,22 @@ class Lookout:
         self._next = float("-inf")
 
     def latest(self) -> Seen:
-        """The fleet as it is, or was a moment ago."""
-        with self._lock:
+        """The fleet as it is, or was a moment ago. Who comes while somebody looks gets the last view, if there is."""
+        nothing_yet = self._seen == Seen(None, None)
+        if self._clock() < self._next or not self._lock.acquire(blocking=nothing_yet):
+            return self._seen
+        try:
             begun = self._clock()
             if begun >= self._next:
-                try:
-                    self._seen = Seen(look(self._repository, self._store, datetime.now(timezone.utc)), None)
-                except EdgepruneError as error:
-                    self._seen = Seen(self._seen.view, str(error))
+                self._seen = self._look()
                 ended = self._clock()
                 self._next = ended + max(INTERVAL_S, 4 * (ended - begun))
-            return self._seen
+        finally:
+            self._lock.release()
+        return self._seen
+
+    def _look(self) -> Seen:
+        try:
+            return Seen(look(self._repository, self._store, datetime.now(timezone.utc)), None)
+        except EdgepruneError as error:
+            return Seen(self._seen.view, str(error))

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import paho.mqtt.client as mqtt
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
@@ -27,7 +28,9 @@ from edgeprune.records.device_status import DeviceStatus
 from edgeprune.records.rollout import Wave
 from tests.fleet import broker as server
 from tests.fleet.broker import WATCHER, Mosquitto
+from tests.fleet.status.processes import listening
 from tests.fleet.told import NOW, begun, committed, enrolled, reverted, status
+from tests.test_cli import edgeprune
 
 ROLLOUT = begun(Wave(percent=100))
 NAMES = ("a", "b", "c")
@@ -228,3 +231,27 @@ def test_a_password_does_not_travel_unencrypted() -> None:
         broker_of("mqtt://broker.example", user="u", password="p")
     assert broker_of("mqtt://127.0.0.1", user="u", password="p").port == 1883
     assert str(broker_of("mqtts://broker.example")) == "mqtts://broker.example:8883"
+
+
+def test_as_a_command_both_ways_at_once(mosquitto: Mosquitto, store: Store, url: str, tmp_path: Path) -> None:
+    store.enroll(enrolled("a", "b"), NOW)
+    options = ("--mqtt", mosquitto.url, "--mqtt-user", WATCHER, "--mqtt-ca", mosquitto.ca, "--db", url)
+    listen = listening(
+        "collect", *options, "--http", "127.0.0.1:0", log=tmp_path / "log", EDGEPRUNE_MQTT_PASSWORD="watching"
+    )
+    with listen as address:
+        assert speak(mosquitto, "a", *say(committed("a", 1, ROLLOUT)))
+        answer = httpx.post(
+            f"{address}/status/b", content=to_json(reverted("b", 1, ROLLOUT)), headers={"Authorization": "Bearer b"},
+            timeout=120, trust_env=False,
+        )  # fmt: skip
+        assert answer.status_code == 204
+        until(lambda: sums(store) == WaveCounts(2, 1, 1))
+        metrics = httpx.get(f"{address}/metrics", timeout=120, trust_env=False).text
+        for way in ("http", "mqtt"):
+            assert f'edgeprune_collect_statuses_total{{answer="taken",way="{way}"}} 1.0' in metrics
+    password = tmp_path / "password"
+    password.write_text("wrong\n")
+    refused = edgeprune("fleet", "collect", *options, EDGEPRUNE_MQTT_PASSWORD_FILE=str(password))
+    assert refused.returncode == 2
+    assert "The broker refuses us" in refused.stderr
