@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import re
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -31,6 +32,16 @@ class Server:
     def content(self, path: str) -> bytes | None:
         file = self.folder / path.lstrip("/")
         return file.read_bytes() if file.is_file() and ".." not in path else None
+
+
+class _Quiet(http.server.ThreadingHTTPServer):
+    """Who hangs up in the middle is no event here."""
+
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
 
 
 @contextmanager
@@ -85,8 +96,7 @@ def serve(folder: Path) -> Iterator[Server]:
         def log_message(self, *_: object) -> None:
             pass
 
-    http_server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer)
-    http_server.daemon_threads = True
+    http_server = _Quiet(("127.0.0.1", 0), Answer)
     thread = threading.Thread(target=http_server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     server.url = f"http://127.0.0.1:{http_server.server_address[1]}"
