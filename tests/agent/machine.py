@@ -5,9 +5,11 @@ Rules:
   disk is there, flushed or not: a disk's own cache isn't lost, so this is the page cache's power cut and no more.
 - The disk of a machine that is off is looked at in a copy, in which e2fsck has done what the machine's own kernel will:
   the original's journal is left to the machine.
-- A watchdog of nobody: an emulator is slow, and may be stopped for minutes by whoever needs its core.
+- Neither a watchdog nor a time to start in: an emulator is slow, and may be stopped for minutes by whoever needs its
+  core.
 
-Sources: qemu(1); QEMU docs, system/arm/virt ('virt'); debugfs(8); e2fsck(8) (exit code 1: errors corrected).
+Sources: qemu(1); QEMU docs, system/arm/virt; systemd(1), kernel command line; debugfs(8); e2fsck(8)
+(exit code 1: errors corrected).
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ CPU, MEMORY_MB = "cortex-a72", 512
 KERNEL = "console=ttyAMA0 quiet loglevel=4 panic=-1 systemd.unit=multi-user.target systemd.mask=getty.target"
 #: An immutable /etc is what its maker has set up: nothing is made anew at the first start.
 KERNEL += " systemd.condition-needs-update=false systemd.firstboot=false systemd.show_status=false"
+KERNEL += " systemd.service_watchdogs=no systemd.default_timeout_start_sec=1h"
 #: Seconds that anything may take.
 PATIENCE_S = 1800.0
 LOOK_S = 0.05

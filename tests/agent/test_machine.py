@@ -21,7 +21,6 @@ import pytest
 import yaml
 
 from edgeprune.fleet.publish import examine, publish
-from edgeprune.fleet.repository import Repository
 from tests.agent import card
 from tests.agent.machine import EMULATOR, Found, Machine
 from tests.agent.web import Server, serve
@@ -156,6 +155,8 @@ def test_plug_pulled_in_ten_updates(machine: Machine, tmp_path: Path) -> None:
             fleet.publish(release)
             found = pulled(machine, fleet, release, part, share * took[part])
             assert found.release in (release - 1, release)
+            assert found.state is not None
+            assert found.state.floor.counter in (release - 1, found.release)
             machine.start()
             runs = detects(machine)
             assert runs in (release - 1, release)
