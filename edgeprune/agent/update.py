@@ -228,6 +228,8 @@ class Agent:
             assert update is not None
             assert update.watched is not None
             which, now_s = boot()
+            if update.watched.boot != which:  # what an application said before counts seconds of another boot
+                (self.slots.folder / HEARTBEAT).unlink(missing_ok=True)
             watched, verdict = states.look(
                 update.watched, self.config.watch, self._beat(), update.release, which, now_s, self._confirmed()
             )

@@ -327,3 +327,22 @@ def test_archives_are_the_same_bytes_whoever_packs_them(tmp_path: Path, bundles:
     unpack(tmp_path / "a.tar", tmp_path / "out", 1 << 30)
     pack(tmp_path / "out", tmp_path / "b.tar")
     assert (tmp_path / "a.tar").read_bytes() == (tmp_path / "b.tar").read_bytes()
+
+
+def test_a_heartbeat_of_before_a_power_cut_keeps_no_model(
+    tmp_path: Path, fleet: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its seconds are of another boot, and may be ahead of this one's for hours: the application has to speak again."""
+    device = Device(tmp_path, fleet, watch={"by": "heartbeat", "seconds": 0, "start_s": 60})
+    assert device.once(wait=False).code == Exit.WATCHING
+    device.beat(1)
+    monkeypatch.setattr("edgeprune.agent.update.boot", lambda: ("another", 5.0))
+    assert device.once(wait=False).code == Exit.WATCHING
+    update = device.state.update
+    assert update is not None
+    assert update.watched is not None
+    assert (update.watched.boot, update.watched.pid, update.watched.starts) == ("another", 0, 1)
+    monkeypatch.setattr("edgeprune.agent.update.boot", lambda: ("another", 66.0))
+    ending = device.once(wait=False)
+    assert ending.code == Exit.REVERTED
+    assert "heartbeat: none of release 1 within 60 s" in ending.said
