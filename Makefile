@@ -18,7 +18,7 @@ export YOLO_OFFLINE := true
 export ORT_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup targets demo sweep compare check lint types layers test test-gpu test-pi zoo bench-aa bench-forms bench-int8 bench-ptq bench-schedules slow schema clean $(TARGETS)
+.PHONY: help setup targets demo sweep fleet-demo compare check lint types layers test test-gpu test-pi zoo bench-aa bench-fleet bench-forms bench-int8 bench-ptq bench-schedules slow schema clean $(TARGETS)
 
 help: ## this text
 	@echo "make TARGET MODEL=best.pt DATA=data.yaml [RECIPE=recipe.yaml] [CALIBRATION=name] [DEVICE=ssh://user@host] [OUT=build]"
@@ -30,7 +30,7 @@ $(READY): pyproject.toml constraints.txt
 	@echo "setting up $(VENV) (6.5 GB with PyTorch; a few minutes the first time)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-		-e '.[build,compare,onnxruntime,openvino,camera,ssh,tensorrt-rtx,dev]'
+		-e '.[build,compare,onnxruntime,openvino,camera,ssh,fleet,agent,tensorrt-rtx,dev]'
 	@touch $@
 
 setup: $(READY) ## install everything into .venv
@@ -55,6 +55,9 @@ sweep: $(READY) ## the curve of mAP over latency for several goals (TARGET, MODE
 
 demo: $(READY) ## the main job on a synthetic data set, nothing downloaded (under 10 minutes on 2 cores)
 	@$(BIN)/edgeprune demo --out "$(OUT)/demo"
+
+fleet-demo: $(READY) ## twenty devices on this machine: a good release, a slow one, one that crashes (nginx, mosquitto; 3 minutes)
+	@$(BIN)/python -m tests.fleet.demo $(OPTIONS)
 
 compare: $(READY) ## a build beside everybody else's exports of its parent (TARGET, MODEL, DATA; BUILD=its folder)
 	@test -n "$(TARGET)" || { echo "make compare: TARGET is missing, one of: $(TARGETS)" >&2; exit 2; }
@@ -97,6 +100,10 @@ bench-ptq: $(READY) ## what quantization alone costs: mAP in torch and on both r
 bench-schedules: $(READY) ## qap, prune-then-qat and ptq, three seeds, equal epochs (MODEL, DATA, CALIBRATION; hours)
 	@$(BIN)/python -m tests.schedules --model "$(MODEL)" --data "$(DATA)" --calibration "$(CALIBRATION)" \
 		--out "$(OUT)/schedules" $(OPTIONS)
+
+bench-fleet: $(READY) ## a tick of a million devices (PostgreSQL), updates of a thousand real agents (nginx); half an hour
+	@$(BIN)/python -m tests.fleet.scale
+	@$(BIN)/python -m tests.fleet.thousand $(OPTIONS)
 
 test-gpu: $(READY) ## the tests that need an NVIDIA GPU and TensorRT
 	@$(BIN)/python -m pytest -m gpu

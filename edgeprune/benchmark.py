@@ -15,13 +15,14 @@ import tempfile
 from pathlib import Path
 
 from edgeprune.bench import ask
-from edgeprune.bench.bundle import differences, open_bundle, refuse_architecture, refuse_version
+from edgeprune.bench.bundle import differences, refuse_architecture, refuse_version
 from edgeprune.bench.device import Progress
 from edgeprune.errors import BundleError, missing_package
 from edgeprune.records import Benchmark, BenchRequest, Load, files, write_json
 from edgeprune.records.dataset import read_dataset, require_classes
 from edgeprune.records.files import sha256_file
 from edgeprune.remote.bench import bench_at
+from edgeprune.runtime.bundle import open_bundle
 
 
 def benchmark(

@@ -20,6 +20,7 @@ from edgeprune.cli_bench import Asked, bench_bundle
 from edgeprune.cli_calibrate import calibrate
 from edgeprune.cli_compare import compare
 from edgeprune.cli_device import device as devices
+from edgeprune.cli_fleet import fleet
 from edgeprune.cli_graph import form, gate, kit, lint
 from edgeprune.cli_latency import latency_table
 from edgeprune.cli_sweep import sweep
@@ -32,18 +33,23 @@ from edgeprune.records import (
     CalibrationSet,
     Compared,
     DeviceInfo,
+    DeviceStatus,
+    Heartbeat,
     Kit,
     Measurement,
     PrunePlan,
     Quantization,
     Recipe,
     Record,
+    Release,
     Report,
+    Rollout,
     Sweep,
     TargetProfile,
     Tune,
     read_json,
 )
+from edgeprune.records.agent import AgentConfig
 from edgeprune.records.fleet_profile import FleetProfile, Hosts
 from edgeprune.records.latency import LatencyTable
 from edgeprune.version import __version__
@@ -72,6 +78,7 @@ def _complain(text: str) -> None:
 app = typer.Typer(cls=ExitCodes, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(calibrate, name="calibrate")
 app.add_typer(devices, name="device")
+app.add_typer(fleet, name="fleet")
 console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
 
 
@@ -321,9 +328,12 @@ def schema(
     out: Annotated[Path | None, typer.Option("--out", help="Folder to write one file a record into.")] = None,
 ) -> None:
     """JSON Schemas of the records, for editors."""
+    from edgeprune.fleet.rollout import RolloutRecipe
+
     records: tuple[type[Record], ...] = (
         TargetProfile, Recipe, CalibrationSet, PrunePlan, Quantization, Measurement, Bundle, Report, BenchRequest,
-        Benchmark, FleetProfile, Hosts, Kit, BoardEngine, DeviceInfo, Tune, Sweep, Compared, LatencyTable,
+        Benchmark, FleetProfile, Hosts, Kit, BoardEngine, DeviceInfo, Tune, Sweep, Compared, LatencyTable, Release,
+        Rollout, DeviceStatus, Heartbeat, AgentConfig, RolloutRecipe,
     )  # fmt: skip
     texts = {r.__name__: json.dumps(r.model_json_schema(), indent=2, sort_keys=True) for r in records}
     if out is None:

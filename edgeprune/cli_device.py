@@ -36,6 +36,7 @@ def setup(
         bool,
         typer.Option("--offline", help="The device reaches no package index: fetch its wheels here and copy them."),
     ] = False,
+    agent: Annotated[bool, typer.Option("--agent", help="With what a fleet's agent needs (README, 'Fleets').")] = False,
     wheel: Annotated[
         Path | None, typer.Option("--wheel", help="edgeprune's wheel; without it, one is built from the checkout.")
     ] = None,
@@ -52,7 +53,7 @@ def setup(
             "This machine is set up already: this command runs on it.", got=address, expected="ssh://user@host"
         )
 
-    found, made = asyncio.run(_setup(where, runtime, python, wheel, offline))
+    found, made = asyncio.run(_setup(where, runtime, python, wheel, offline, agent))
     console.print(f"{where}: {found.name}, on Python {found.python}")
     for line in installation_lines(found):
         console.print(f"  {line}")
@@ -81,7 +82,7 @@ def info(
 
 
 async def _setup(
-    where: DeviceAddress, runtime: str, python: str, wheel: Path | None, offline: bool
+    where: DeviceAddress, runtime: str, python: str, wheel: Path | None, offline: bool, agent: bool
 ) -> tuple[Installation, bool]:
     from edgeprune.remote.device import connect
     from edgeprune.remote.setup import set_up
@@ -93,6 +94,7 @@ async def _setup(
             python=python,
             wheel=wheel,
             offline=offline,
+            agent=agent,
             tell=lambda what: console.print(f"  {what}"),
         )
 

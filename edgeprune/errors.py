@@ -122,6 +122,10 @@ class DeviceError(EdgepruneError):
     """A device, or a runtime on it, that can't do what was asked: not installed, no space, no answer."""
 
 
+class UpdateError(EdgepruneError):
+    """A fleet's repository, release, rollout or update that can't be: not signed, not newer, not known."""
+
+
 class ConnectionLostError(DeviceError):
     """A connection to a device that broke off; the same call goes on from where it was."""
 

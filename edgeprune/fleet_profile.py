@@ -15,13 +15,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 
-from edgeprune.bench.bundle import open_bundle
 from edgeprune.benchmark import benchmark
 from edgeprune.errors import EdgepruneError, RecipeError
 from edgeprune.records import Load, read_yaml, write_json
 from edgeprune.records.files import sha256_file
 from edgeprune.records.fleet_profile import DeviceFigures, FleetProfile, Hosts, Spread
 from edgeprune.remote.bench import bench_at
+from edgeprune.runtime.bundle import open_bundle
 
 #: How far a board may be over its kind's median; public figures for one SKU differ by up to as much.
 OUTLIER = 0.10

@@ -14,15 +14,19 @@ Sources: Linux Documentation/admin-guide/sysctl/kernel.rst (arch); QEMU 10.0 lin
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import re
+import signal
+import time
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
 #: Modules that a board's own packages bring, which may lack Python's metadata.
 BOARDS_OWN = ("tensorrt",)
+_PR_SET_PDEATHSIG = 1
 
 
 def cores() -> int:
@@ -99,6 +103,22 @@ def _stated(package: str) -> str | None:
     content = text(Path(there.origin)) if there and there.origin else None
     found = re.search(r"^__version__ = [\"'](.+?)[\"']", content or "", re.MULTILINE)
     return found[1] if found else None
+
+
+def die_with_parent() -> None:
+    """In a new process, before its program: it ends with the one that started it, whatever ends that.
+
+    Source: prctl(2), PR_SET_PDEATHSIG.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def boot() -> tuple[str, float]:
+    """Which boot of the machine this is, and the seconds since it began, sleep among them: clocks jump, this doesn't.
+
+    Source: random(4), boot_id; clock_gettime(2), CLOCK_BOOTTIME.
+    """
+    return text(Path("/proc/sys/kernel/random/boot_id")) or "", time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def text(path: Path) -> str | None:

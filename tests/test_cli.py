@@ -148,7 +148,7 @@ def test_targets_doctor_schema_and_help_work() -> None:
     assert "telemetry of ONNX Runtime" in edgeprune("doctor").stdout
     schemas = json.loads(edgeprune("schema").stdout)
     assert set(schemas) >= {"TargetProfile", "Recipe", "CalibrationSet", "PrunePlan", "Measurement", "Bundle"}
-    assert set(schemas) >= {"Report", "BenchRequest", "Benchmark"}
+    assert set(schemas) >= {"Report", "BenchRequest", "Benchmark", "Release", "Rollout", "AgentConfig", "RolloutRecipe"}
     assert schemas["Recipe"]["properties"]["epochs"]["description"]
     said = edgeprune("--help").stdout
     for command in (

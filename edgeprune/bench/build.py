@@ -5,14 +5,10 @@ Rules:
   was tried here. It keeps its cache of engines under the user's ~/.cache; what it made is copied beside the answer.
 - A refusal by a gate is an answer, not an accident: its exit code and its words go to the host.
 - The script dies with this process, whatever ends it: a board that nobody waits for must not build on.
-
-Source: prctl(2), PR_SET_PDEATHSIG.
 """
 
 from __future__ import annotations
 
-import ctypes
-import signal
 import subprocess
 import sys
 import tempfile
@@ -21,11 +17,11 @@ from pathlib import Path
 from edgeprune.bench.device import Progress
 from edgeprune.errors import DeviceError
 from edgeprune.kit.build_engine import read_board
+from edgeprune.machine import die_with_parent
 from edgeprune.records import BoardEngine, read_json
 from edgeprune.records.request import BuildAnswer, BuildRequest
 
 SCRIPT = "build_engine.py"
-_PR_SET_PDEATHSIG = 1
 
 
 def build(request: BuildRequest, folder: Path, answer: Path, on_progress: Progress) -> BuildAnswer:
@@ -38,7 +34,7 @@ def build(request: BuildRequest, folder: Path, answer: Path, on_progress: Progre
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True,
-            preexec_fn=_die_with_parent,  # one thread, and nothing but a system call
+            preexec_fn=die_with_parent,  # one thread, and nothing but a system call
         )  # fmt: skip
         try:
             assert process.stdout is not None
@@ -57,7 +53,3 @@ def build(request: BuildRequest, folder: Path, answer: Path, on_progress: Progre
     on_progress("built", 1, 1)
     made = read_json(answer / "engine.json", BoardEngine, DeviceError)
     return BuildAnswer(exit_code=0, said="\n".join(said), engine=made)
-
-
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

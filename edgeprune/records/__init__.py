@@ -10,6 +10,7 @@ from edgeprune.records.bundle import Bundle, BundleFile, Lineage, TensorSpec
 from edgeprune.records.calibration import CalibrationImage, CalibrationSet
 from edgeprune.records.choice import PlannedTime, Trial
 from edgeprune.records.device_info import CpuFrequency, DeviceInfo
+from edgeprune.records.device_status import DeviceStatus, Heartbeat
 from edgeprune.records.figures import Block, Box, Candidate, LatencyPicture, LayerWidth, Origin, Sample
 from edgeprune.records.form import Form
 from edgeprune.records.kit import Kit
@@ -17,8 +18,10 @@ from edgeprune.records.measurement import Accuracy, Comparison, Latency, Measure
 from edgeprune.records.plan import LayerKeep, PrunedGroup, PrunePlan
 from edgeprune.records.quantization import Affine, Mixed, Quantization, Scheme
 from edgeprune.records.recipe import Goal, Recipe
+from edgeprune.records.release import Release, ReleaseBuild
 from edgeprune.records.report import BenchRun, Offer, Report, Row, Verdict, VerifyRun
 from edgeprune.records.rivals import Compared, ComparedRow
+from edgeprune.records.rollout import Rollout, Selector, Wave
 from edgeprune.records.settings import Settings
 from edgeprune.records.sweep import Sweep
 from edgeprune.records.target import TargetProfile
@@ -46,8 +49,10 @@ __all__ = [
     "DeviceAddress",
     "DeviceAnswer",
     "DeviceInfo",
+    "DeviceStatus",
     "Form",
     "Goal",
+    "Heartbeat",
     "Kit",
     "Latency",
     "LatencyPicture",
@@ -66,10 +71,14 @@ __all__ = [
     "Quantization",
     "Recipe",
     "Record",
+    "Release",
+    "ReleaseBuild",
     "Report",
+    "Rollout",
     "Row",
     "Sample",
     "Scheme",
+    "Selector",
     "Settings",
     "Sweep",
     "TargetProfile",
@@ -80,6 +89,7 @@ __all__ = [
     "TuneCandidate",
     "Verdict",
     "VerifyRun",
+    "Wave",
     "read_json",
     "read_yaml",
     "write_json",

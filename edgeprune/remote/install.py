@@ -1,6 +1,6 @@
 """Installs the device side. Runs ON the device with its own python3 and nothing else: standard library only.
 
-    python3 install.py '{"root", "name", "incoming", "wheel", "constraints", "wheels", "runtime", "rooms"}'
+    python3 install.py '{"root", "name", "incoming", "wheel", "constraints", "wheels", "runtime", "extras", "rooms"}'
 
 Rules:
 - Everything is made in NAME.part and renamed; then the link `current` is replaced. Who starts `current/bin/python`
@@ -133,7 +133,7 @@ def make(part: Path, final: Path, request: dict[str, Any]) -> None:
     run("no-venv", [sys.executable, "-m", "venv", *(["--system-site-packages"] if own else []), str(part)])
     python = str(part / "bin" / "python")
     pip = [python, "-m", "pip", "--disable-pip-version-check", "--no-input", "--quiet"]
-    wanted = request["wheel"] if own else f"{request['wheel']}[{request['runtime']}]"
+    wanted = request["wheel"] + (f"[{','.join(request['extras'])}]" if request["extras"] else "")
     given = ["--no-index", "--find-links", request["wheels"]] if request["wheels"] else []
     run("pip", [*pip, "install", "--no-compile", "--no-cache-dir", *given, "-c", request["constraints"], wanted])
     rooms = json.dumps([request["rooms"], None])

@@ -55,6 +55,9 @@ ROOMS = (
     "edgeprune.bench.__main__", "edgeprune.bench.store",
 )  # fmt: skip
 
+#: The package that an installation with an agent has.
+AGENT = "tuf"
+
 #: What a setup is doing, in words.
 Told = Callable[[str], None]
 
@@ -66,6 +69,7 @@ async def set_up(
     python: str = "python3",
     wheel: Path | None = None,
     offline: bool = False,
+    agent: bool = False,
     tell: Told = lambda _: None,
 ) -> tuple[Installation, bool]:
     """Install the device side with one runtime.
@@ -75,6 +79,7 @@ async def set_up(
         python: The device's interpreter to build on.
         wheel: edgeprune's wheel; without one it is built from the source checkout.
         offline: Whether the device reaches no package index: its wheels are fetched here and copied.
+        agent: Whether it gets what a fleet's agent needs; one that has it keeps it.
         tell: Told what is being done.
 
     Returns:
@@ -87,14 +92,16 @@ async def set_up(
     await _require_python(device, python, runtime)
     if runtime in BOARDS_OWN:
         await _require_module(device, python, runtime)
+    there = await _installed(device, root)
+    agent = agent or (there is not None and AGENT in there.versions)
+    extras = [*([] if runtime in BOARDS_OWN else [runtime]), *(["agent"] if agent else [])]
     with tempfile.TemporaryDirectory(prefix="edgeprune-setup-") as folder:
         tell("building the wheel" if wheel is None else f"checking {wheel}")
         files = [find_wheel(wheel, Path(folder)), find_constraints(), Path(installer.__file__)]
-        digest = hashlib.sha256(runtime.encode())
+        digest = hashlib.sha256(",".join([runtime, *extras]).encode())
         for file in files:
             digest.update(hashlib.sha256(file.read_bytes()).digest())
         name = f"venv-{__version__}-{runtime}-{digest.hexdigest()[:12]}"
-        there = await _installed(device, root)
         if there is not None and there.name == name:
             return there, False
         if not offline:
@@ -106,7 +113,7 @@ async def set_up(
             about = await platform_of(device, python)
             tell(f"fetching wheels for {about[0]}, Python {about[2][0]}.{about[2][1]}")
             (Path(folder) / "wheels").mkdir()
-            wheels = fetch(files[0], runtime, files[1], Path(folder) / "wheels", *about)
+            wheels = fetch(files[0], extras, files[1], Path(folder) / "wheels", *about)
         for file in files:
             tell(f"copying {file.name}")
             await device.put(file, f"{incoming}/{file.name}")
@@ -115,7 +122,7 @@ async def set_up(
             await device.put(Path(folder) / "wheels", f"{incoming}/wheels")
         request = {
             "root": root, "name": name, "runtime": runtime, "rooms": ROOMS, "incoming": incoming,
-            "wheel": f"{incoming}/{files[0].name}", "constraints": f"{incoming}/{files[1].name}",
+            "wheel": f"{incoming}/{files[0].name}", "extras": extras, "constraints": f"{incoming}/{files[1].name}",
             "boards_own": runtime in BOARDS_OWN,
             "wheels": f"{incoming}/wheels" if offline else None,
         }  # fmt: skip

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from edgeprune.errors import DeviceError
@@ -57,10 +58,10 @@ def tags(machine: str, libc: tuple[int, int]) -> list[str]:
 
 
 def fetch(
-    wheel: Path, runtime: str, constraints: Path, folder: Path,
+    wheel: Path, extras: Sequence[str], constraints: Path, folder: Path,
     machine: str, libc: tuple[int, int], python: tuple[int, int],
 ) -> list[Path]:  # fmt: skip
-    """Download everything that the wheel needs with one runtime.
+    """Download everything that the wheel needs with some of its extras.
 
     Returns:
         The wheels, edgeprune's own among them.
@@ -69,10 +70,11 @@ def fetch(
         DeviceError: pip can't; with its own last words.
     """
     version = f"{python[0]}{python[1]}"
+    wanted = f"{wheel}[{','.join(extras)}]" if extras else str(wheel)
     command = [
         sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input",
         "--only-binary=:all:", "--implementation", "cp", "--python-version", version, "--abi", f"cp{version}",
-        "--abi", "abi3", "--abi", "none", "--dest", str(folder), "-c", str(constraints), f"{wheel}[{runtime}]",
+        "--abi", "abi3", "--abi", "none", "--dest", str(folder), "-c", str(constraints), wanted,
     ]  # fmt: skip
     for tag in tags(machine, libc):
         command += ["--platform", tag]

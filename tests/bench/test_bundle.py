@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from edgeprune.bench.bundle import differences, open_bundle, refuse_architecture
+from edgeprune.bench.bundle import differences, refuse_architecture
 from edgeprune.errors import BundleError, EdgepruneError, RecipeError
 from edgeprune.records import Benchmark, Settings, read_json
 from edgeprune.records.dataset import read_dataset
+from edgeprune.runtime.bundle import open_bundle
 from edgeprune.train.evaluate import score
 from tests.bench import faults
 from tests.bench.colours import bundle

@@ -86,7 +86,7 @@ def userland(suite: str = SUITE, cache: Path = CACHE) -> Path:
 
 def _make(part: Path, suite: str) -> None:
     part.mkdir()
-    _mmdebstrap(part, QEMU_SUITE, part / "qemu.tar", "--include=qemu-user")
+    mmdebstrap(part, QEMU_SUITE, part / "qemu.tar", "--include=qemu-user")
     with tarfile.open(part / "qemu.tar") as packed:
         member = packed.extractfile("./usr/bin/qemu-aarch64")
         assert member is not None
@@ -94,7 +94,7 @@ def _make(part: Path, suite: str) -> None:
     (part / "qemu-aarch64").chmod(0o755)
     (part / "qemu.tar").unlink()
     root = part / "root"
-    _mmdebstrap(
+    mmdebstrap(
         part, suite, root, "--architectures=arm64", f"--hook-dir={HOOKS}", f"--include={','.join(PACKAGES)}"
     )  # fmt: skip
     for name, text in _FILES.items():
@@ -103,7 +103,8 @@ def _make(part: Path, suite: str) -> None:
     shutil.rmtree(root / "var/cache/apt", ignore_errors=True)
 
 
-def _mmdebstrap(work: Path, suite: str, target: Path, *options: str) -> None:
+def mmdebstrap(work: Path, suite: str, target: Path, *options: str) -> None:
+    """Unpack a suite's packages into a folder or tar. Raises CannotBeMadeError."""
     with tempfile.TemporaryDirectory(dir=work) as temporary:
         done = subprocess.run(
             ["mmdebstrap", "--quiet", "--variant=extract", *options, suite, str(target)],

@@ -17,12 +17,12 @@ from pathlib import Path
 import pytest
 
 from edgeprune import stages
-from edgeprune.bench.bundle import open_bundle
 from edgeprune.errors import EdgepruneError
 from edgeprune.job import plan_job
 from edgeprune.records import Benchmark, Kit, Mixed, Report, VerifyRun, read_json
 from edgeprune.records.files import sha256_file
 from edgeprune.remote.setup import ROOT as BELOW_HOME
+from edgeprune.runtime.bundle import open_bundle
 from tests.remote.conftest import Board, boards
 from tests.remote.test_setup import working
 from tests.sim.board import SimulatedTensorRt

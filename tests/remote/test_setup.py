@@ -58,7 +58,7 @@ def test_setup_info_and_setup_again(board: Board) -> None:
     stale.mkdir(parents=True)
     old = root(board) / "venv-0.0.1-onnxruntime-abc"
     old.mkdir()
-    done = edgeprune("device", "setup", board.address, HOME=str(board.host))
+    done = edgeprune("device", "setup", board.address, "--agent", HOME=str(board.host))
     assert done.returncode == 0, done.stderr + done.stdout
     record = json.loads((root(board) / "current" / "installed.json").read_text())
     assert left(board) == [".lock", "current", record["name"]]
@@ -69,8 +69,10 @@ def test_setup_info_and_setup_again(board: Board) -> None:
     python = root(board) / "current" / "bin" / "python"
     names = "import importlib.metadata as m; print(*(d.metadata['Name'] for d in m.distributions()))"
     listed = subprocess.run([python, "-c", names], capture_output=True, text=True, check=True, cwd="/").stdout.split()
-    assert "onnxruntime" in listed
-    assert not {"torch", "ultralytics", "asyncssh", "pip", "openvino"} & set(listed)
+    assert {"onnxruntime", "tuf", "paho-mqtt", "bsdiff4"} <= set(listed)
+    assert not {"sqlalchemy", "SQLAlchemy", "fastapi", "torch", "ultralytics", "asyncssh", "pip", "openvino"} & set(
+        listed
+    )
     if sys.version_info >= (3, 11):
         pinned = dict(
             line.split(" ;")[0].split("==") for line in find_constraints().read_text().splitlines() if "==" in line
@@ -81,6 +83,9 @@ def test_setup_info_and_setup_again(board: Board) -> None:
     )
     assert version.stdout.strip() == record["versions"]["edgeprune"], version.stderr  # its interpreter's path is right
 
+    agent = subprocess.run([python, "-I", "-m", "edgeprune.agent", "--help"], capture_output=True, text=True)
+    assert "install-units" in agent.stdout, agent.stderr
+
     told = edgeprune("device", "info", board.address, "--json", HOME=str(board.host))
     assert told.returncode == 0, told.stderr
     info = json.loads(told.stdout)
@@ -90,6 +95,7 @@ def test_setup_info_and_setup_again(board: Board) -> None:
     assert "free space" in table.stdout
     assert record["versions"]["onnxruntime"] in table.stdout
 
+    # without being asked again for its agent: a device that has one keeps it
     before = python.stat().st_ino, os.readlink(root(board) / "current")
     again = edgeprune("device", "setup", board.address, HOME=str(board.host))
     assert again.returncode == 0

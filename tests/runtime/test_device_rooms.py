@@ -17,6 +17,11 @@ DEVICE_ROOMS = (
     "edgeprune.bench.store",
     "edgeprune.bench.answer", "edgeprune.bench.ask", "edgeprune.records.request", "edgeprune.records.fleet_profile",
     "edgeprune.bench.caching", "edgeprune.bench.camera", "edgeprune.bench.tail",
+    "edgeprune.agent.__main__", "edgeprune.agent.client", "edgeprune.agent.example", "edgeprune.agent.exits",
+    "edgeprune.agent.fetch", "edgeprune.agent.metrics", "edgeprune.agent.obtain", "edgeprune.agent.report",
+    "edgeprune.agent.selftest", "edgeprune.agent.slots", "edgeprune.agent.states", "edgeprune.agent.trial",
+    "edgeprune.agent.tuf_client", "edgeprune.agent.units", "edgeprune.agent.update", "edgeprune.records.agent",
+    "edgeprune.records.archive", "edgeprune.runtime.bundle", "edgeprune.runtime.current",
     "edgeprune.bench.candidates", "edgeprune.bench.places", "edgeprune.runtime.openvino", "edgeprune.runtime.pinning",
 )  # fmt: skip
 
