@@ -12,7 +12,7 @@ from edgeprune.errors import DeviceError, EdgepruneError, ProfileError, RecipeEr
 from edgeprune.latency import table as tables
 from edgeprune.pipeline import build
 from edgeprune.records import BenchRun, Goal, PrunePlan, Recipe, TargetProfile, Tune, read_json, write_json
-from edgeprune.records.latency import LatencyTable, Precisions
+from edgeprune.records.latency import LatencyTable, Pace, Precisions
 from edgeprune.report.latency_table import tables_of
 from edgeprune.workshop import Listener
 from tests.test_cli import edgeprune as edgeprune_command
@@ -66,9 +66,9 @@ def test_the_parent_is_raced_before_anything_is_cut(out: Path) -> None:
 
 def test_widths_were_chosen_by_what_engines_took(out: Path) -> None:
     plan = read_json(out / "a/plan.json", PrunePlan, EdgepruneError)
-    parent = read_json(out / "a/latency/parent.json", BenchRun, DeviceError).measurements[0]
+    (paced,) = (out / "a/latency").glob("pace-fp32-*.json")
     assert plan.time is not None
-    assert plan.time.budget_ms == pytest.approx(parent.latency_ms.p50 / 1.1)
+    assert plan.time.budget_ms == pytest.approx(read_json(paced, Pace, DeviceError).parent_ms / 1.1)
     chosen = plan.time.chosen
     assert chosen.measured_ms is not None
     assert chosen.measured_ms <= plan.time.budget_ms
