@@ -41,7 +41,7 @@ PARTS = {
 }
 #: Of every release alone, so that no patch pays; and how it comes: in bytes and seconds between them.
 BALLAST, CHUNK, PAUSE_S = 2_000_000, 50_000, 0.1
-#: A model that runs so long well is kept: two heartbeats. An emulator may stand still for minutes: nothing is stale before.
+#: Two heartbeats. An emulator may stand still for minutes: nothing is stale before.
 WATCH = {"seconds": 11.0, "start_s": 900.0, "stale_s": 900.0}
 LIMITS = {"gap_s": 300.0, "self_test_s": 1800.0, "test_images": 3, "min_bytes_per_s": 0.0, "window_s": 600.0}
 
