@@ -82,7 +82,7 @@ def test_widths_were_chosen_by_what_engines_took(out: Path) -> None:
 def test_another_goal_takes_over_all_but_its_own(out: Path, tiny: Path, scenes: Path) -> None:
     ear = Ear()
     build(
-        model=tiny, data=scenes, target=TARGET, recipe=recipe(speedup=1.2), out=out, folder="b", until="prune",
+        model=tiny, data=scenes, target=TARGET, recipe=recipe(speedup=1.12), out=out, folder="b", until="prune",
         listener=ear,
     )  # fmt: skip
     own = {stage for stage, what in ear.heard.items() if what == "runs" or what == "done"}
@@ -91,7 +91,7 @@ def test_another_goal_takes_over_all_but_its_own(out: Path, tiny: Path, scenes: 
     assert ear.heard["tune parent"] == "taken over"
     again = Ear()
     build(
-        model=tiny, data=scenes, target=TARGET, recipe=recipe(speedup=1.2), out=out, folder="b", until="prune",
+        model=tiny, data=scenes, target=TARGET, recipe=recipe(speedup=1.12), out=out, folder="b", until="prune",
         listener=again,
     )  # fmt: skip
     assert set(again.heard.values()) == {"done before"}
