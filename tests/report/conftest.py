@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from edgeprune.graph.cost import CostModel
 from edgeprune.records import Benchmark, LayerKeep, Load, PrunedGroup, PrunePlan
 from edgeprune.report.explanation import Explanation
 from tests.bench.colours import bundle
+from tests.browser import chromium
 from tests.report.builds import Built, build
 
 IMAGE = 64
@@ -86,23 +86,12 @@ def measured(tmp_path_factory: pytest.TempPathFactory, accepted: Built) -> Bench
     return benchmark("colours", made, data, load, folder / "benchmark.json")
 
 
-QUIET = [
-    "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
 Tabs = Callable[..., Any]
 
 
 @pytest.fixture(scope="package")  # no longer: while it is open, no other test of the session can run asyncio
 def browser() -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="left out: playwright isn't installed (extra 'dev')")
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if found is None:
-        pytest.skip("left out: no chromium, chromium-browser or google-chrome on the path (apt-get install chromium)")
-    with sync_api.sync_playwright() as play:
-        launched = play.chromium.launch(executable_path=found, args=QUIET)
-        yield launched
-        launched.close()
+    yield from chromium()
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@ else."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -18,14 +17,11 @@ from edgeprune.fleet.rollout import RolloutRecipe, pause
 from edgeprune.fleet.store import Store
 from edgeprune.fleet.tick import tick as tick_with
 from edgeprune.records.rollout import Rollout, Wave
+from tests.browser import chromium
 from tests.fleet.status.processes import listening
 from tests.fleet.told import committed, enrolled, reverted, status
 
 NAMES = [f"press-{n:02d}" for n in range(40)]
-QUIET = [
-    "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
 RECIPE = RolloutRecipe(
     waves=(Wave(percent=10, dwell_s=0), Wave(percent=50, dwell_s=0), Wave(percent=100, dwell_s=0, min_executed=5))
 )
@@ -34,16 +30,9 @@ CUT = """() => [...document.querySelectorAll('h2, .percent, .wave dd, .wave dt, 
 Open = Callable[..., Any]
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")  # of a package it would be the session's: a module is no package
 def browser() -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="left out: playwright isn't installed (extra 'dev')")
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if found is None:
-        pytest.skip("left out: no chromium, chromium-browser or google-chrome on the path (apt-get install chromium)")
-    with sync_api.sync_playwright() as play:
-        launched = play.chromium.launch(executable_path=found, args=QUIET)
-        yield launched
-        launched.close()
+    yield from chromium()
 
 
 @pytest.fixture
