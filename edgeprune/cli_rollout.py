@@ -323,9 +323,9 @@ def _names(names: list[str] | None, file: Path | None) -> list[str]:
 
 
 def _check_name(what: str, name: str) -> None:
-    from edgeprune.fleet.status import NAME
+    from edgeprune.records.release import is_name
 
-    if not NAME.match(name):
+    if not is_name(name):
         raise UpdateError(
             "It can't be called that.", where=what, got=repr(name),
             expected="a to z, 0 to 9, '.', '_' and '-', 64 at most, a letter or digit at both ends",

@@ -22,9 +22,7 @@ from urllib.parse import urlsplit
 from edgeprune.agent.fetch import read_secret
 from edgeprune.errors import EdgepruneError, missing_package
 from edgeprune.records.agent import AgentConfig, StatusTo
-from edgeprune.records.device_status import DeviceStatus
-
-TOPIC = "edgeprune/status/{device}"
+from edgeprune.records.device_status import STATUS_TOPIC, DeviceStatus
 
 
 class Answer(Enum):
@@ -101,7 +99,7 @@ def _publish(to: StatusTo, device: str, content: bytes) -> Answer:
     try:
         client.connect(address.hostname or "", address.port or (8883 if address.scheme == "mqtts" else 1883))
         client.loop_start()
-        sent = client.publish(TOPIC.format(device=device), content, qos=1, retain=True)
+        sent = client.publish(STATUS_TOPIC.format(device=device), content, qos=1, retain=True)
         waited = 0.0
         while not sent.is_published() and not refused and waited < to.timeout_s:
             sent.wait_for_publish(0.1)

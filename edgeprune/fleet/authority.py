@@ -26,10 +26,10 @@ from tuf.api.metadata import DelegatedRole, Metadata, Root, Targets
 from edgeprune.errors import UpdateError
 from edgeprune.fleet.draft import ROLLOUTS, Draft
 from edgeprune.fleet.keys import Keyring, name_of
-from edgeprune.fleet.repository import NAME, Repository
+from edgeprune.fleet.repository import Repository
 from edgeprune.fleet.trusted import delegations, follow
 from edgeprune.records.base import read_json
-from edgeprune.records.release import models_role
+from edgeprune.records.release import is_name, models_role
 from edgeprune.records.signing import KeyRole, Proposal
 
 
@@ -69,7 +69,7 @@ def add_product(
     Raises:
         UpdateError: A name that can't stand in a path, a product that is there, or a key that isn't.
     """
-    if not NAME.match(product):
+    if not is_name(product):
         raise UpdateError(
             "The product can't be called that.", expected="a to z, 0 to 9, '.', '_', '-'; 64 at most", got=product
         )

@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 
 from edgeprune.errors import UpdateError, missing_package
 from edgeprune.fleet.taking import Intake, to_stderr
+from edgeprune.records.device_status import STATUS_TOPIC
 
 try:
     import paho.mqtt.client as mqtt
@@ -32,7 +33,6 @@ try:
 except ImportError as error:
     raise missing_package("paho-mqtt", "fleet") from error
 
-TOPIC = "edgeprune/status/+"
 #: Statuses in one batch at most.
 BATCH = 500
 #: Seconds between two tries to write while the database doesn't answer, at first and at most.
@@ -157,7 +157,7 @@ class Collector:
         if code.is_failure:
             self._refused = str(code)
         else:
-            client.subscribe(TOPIC, qos=1)
+            client.subscribe(STATUS_TOPIC.format(device="+"), qos=1)
             to_stderr(f"{self._broker}: listening")
 
     def _disconnected(self, _client: mqtt.Client, _data: Any, _flags: Any, code: Any, _properties: Any) -> None:

@@ -38,6 +38,8 @@ VARIABLE = "EDGEPRUNE_KEY_PASSWORD"
 NAME_FIELD = "x-edgeprune-name"
 #: Shorter ones are guessed from a stolen file in an afternoon.
 MIN_PASSWORD = 8
+#: Mode of a key's files.
+SECRET = 0o600
 _ENCRYPTED = "encrypted:"
 
 
@@ -125,7 +127,7 @@ class Keyring:
         )  # fmt: skip
         public = SSlibKey.from_crypto(private.public_key())
         name = _name(role, public)
-        _write_secret(self.folder / f"{name}.pem", pem)
+        files.write_bytes(self.folder / f"{name}.pem", pem, SECRET)
         self._write(name, role, public, f"{_ENCRYPTED}{name}.pem")
         self._signers[public.keyid] = CryptoSigner(private, public)
         return public
@@ -193,7 +195,7 @@ class Keyring:
                 other.know(known, content)
         for path in (self.folder / f"{name}.pem", self.folder / f"{name}.json"):
             if path.exists():
-                _write_secret(folder / path.name, path.read_bytes())
+                files.write_bytes(folder / path.name, path.read_bytes(), SECRET)
         self.forget({key.keyid})
 
     def known(self, name: str) -> bytes | None:
@@ -245,7 +247,7 @@ class Keyring:
     def _write(self, name: str, role: KeyRole, public: Key, uri: str) -> None:
         public.unrecognized_fields[NAME_FIELD] = name
         key = SigningKey(name=name, role=role, keyid=public.keyid, public=_public(public), uri=uri)
-        _write_secret(self.folder / f"{name}.json", to_json(key))
+        files.write_bytes(self.folder / f"{name}.json", to_json(key), SECRET)
         self.keys[key.keyid] = key
 
 
@@ -290,8 +292,3 @@ def _public(key: Key) -> dict[str, Any]:
 
 def _read(path: Path) -> SigningKey:
     return read_json(path, SigningKey, UpdateError)
-
-
-def _write_secret(path: Path, content: bytes) -> None:
-    files.write_bytes(path, content)
-    path.chmod(0o600)

@@ -22,7 +22,7 @@ from edgeprune.errors import UpdateError
 from edgeprune.fleet.archive import difference, pack
 from edgeprune.fleet.draft import Draft
 from edgeprune.fleet.published import Published
-from edgeprune.fleet.repository import NAME, Repository
+from edgeprune.fleet.repository import Repository
 from edgeprune.records import Bundle, Report, files, read_json
 from edgeprune.records.base import to_json
 from edgeprune.records.release import (
@@ -32,6 +32,7 @@ from edgeprune.records.release import (
     ReleaseBuild,
     archive_path,
     delta_path,
+    is_name,
     models_role,
     release_path,
 )
@@ -68,7 +69,7 @@ def examine(folder: Path, report: Path | None = None, force: Callable[[str], str
         UpdateError: No report accepted it, or its target can't be a SKU's name.
     """
     bundle = open_bundle(folder)
-    if not NAME.match(bundle.target):
+    if not is_name(bundle.target):
         raise UpdateError(
             "The bundle's target can't be a SKU's name.", where=folder / MANIFEST, got=bundle.target,
             expected="a to z, 0 to 9, '.', '_', '-'; 64 at most",

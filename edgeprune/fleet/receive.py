@@ -13,8 +13,9 @@ from __future__ import annotations
 
 from edgeprune.errors import UpdateError, missing_package
 from edgeprune.fleet.credentials import is_token
-from edgeprune.fleet.status import MOST_BYTES, NAME
+from edgeprune.fleet.status import MOST_BYTES
 from edgeprune.fleet.taking import Intake
+from edgeprune.records.release import is_name
 
 try:
     from fastapi import FastAPI, Request
@@ -53,7 +54,7 @@ def app(intake: Intake) -> FastAPI:
 def _admit(intake: Intake, device: str, authorization: str) -> Response | None:
     """Why a device isn't heard; None: it is."""
     try:
-        expected = intake.store.token_sha256(device) if NAME.match(device) else None
+        expected = intake.store.token_sha256(device) if is_name(device) else None
     except UpdateError as error:
         return _busy(error)
     if expected is None:

@@ -15,7 +15,6 @@ Sources: TUF specification 1.0.33, sections 3, 4 and 6; Uptane Standard 2.1.0, 5
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
@@ -33,8 +32,6 @@ from edgeprune.records.rollout import Rollout
 
 #: What the online key signs.
 ONLINE_ROLES = ("snapshot", "timestamp", ROLLOUTS)
-#: What a product, a channel or a SKU is called (records/release.py).
-NAME = re.compile(r"^[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?$")
 
 
 class Repository:

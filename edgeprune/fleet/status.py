@@ -7,7 +7,6 @@ Rules:
 
 from __future__ import annotations
 
-import re
 from datetime import datetime, timezone
 
 from pydantic import ValidationError
@@ -15,8 +14,6 @@ from pydantic import ValidationError
 from edgeprune.errors import UpdateError
 from edgeprune.records.device_status import DeviceStatus
 
-#: What a device, a channel, a product or a SKU is called (records/release.py).
-NAME = re.compile(r"^[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?\Z")
 #: An honest one has 600 bytes.
 MOST_BYTES = 16 * 1024
 _MOST = 2**53

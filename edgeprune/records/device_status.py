@@ -12,6 +12,8 @@ from edgeprune.records.release import Name
 DeviceState = Literal[
     "idle", "deferred", "downloading", "installing", "testing", "watching", "committed", "reverted", "refused"
 ]
+#: Where a device says its last word at a broker; `+` in its place stands for all.
+STATUS_TOPIC = "edgeprune/status/{device}"
 #: States that end an update well, and those that end it badly. All others go on, or have nothing to do.
 SUCCEEDED: tuple[DeviceState, ...] = ("committed",)
 FAILED: tuple[DeviceState, ...] = ("reverted", "refused")

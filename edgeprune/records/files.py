@@ -22,8 +22,8 @@ from pathlib import Path
 from edgeprune.errors import DeviceError
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write `content` to `path`, whole or not at all.
+def write_bytes(path: Path, content: bytes, mode: int = 0o644) -> None:
+    """Write `content` to `path`, whole or not at all; nobody may read it meanwhile whom `mode` keeps from it.
 
     Raises:
         DeviceError: No space left, or the folder can't be written.
@@ -36,7 +36,7 @@ def write_bytes(path: Path, content: bytes) -> None:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
+            os.chmod(temporary, mode)
             os.replace(temporary, path)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)

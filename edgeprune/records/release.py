@@ -13,6 +13,7 @@ Sources: TUF specification 1.0.33, sections 3 (target files) and 4.5 (delegation
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -21,7 +22,8 @@ from edgeprune.records.base import Record
 from edgeprune.records.calibration import Sha256
 
 #: What products, channels, SKUs and devices are called: they stand in paths, topics and addresses.
-Name = Annotated[str, Field(pattern=r"^[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?$")]
+_NAME = r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?"
+Name = Annotated[str, Field(pattern=f"^{_NAME}$")]
 #: A release counter; 0 is the factory model, which no repository has.
 Counter = Annotated[int, Field(ge=1, le=2**53)]
 
@@ -86,6 +88,11 @@ class Release(Record):
     def build_for(self, sku: str) -> ReleaseBuild | None:
         """The build of a SKU; None where the release has none."""
         return next((build for build in self.builds if build.sku == sku), None)
+
+
+def is_name(text: str) -> bool:
+    """Whether something can be called so, for what stands in no record yet."""
+    return re.fullmatch(_NAME, text) is not None
 
 
 def models_role(product: str) -> str:
