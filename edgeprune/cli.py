@@ -52,6 +52,7 @@ from edgeprune.records import (
 from edgeprune.records.agent import AgentConfig
 from edgeprune.records.fleet_profile import FleetProfile, Hosts
 from edgeprune.records.latency import LatencyTable
+from edgeprune.records.methods import METHODS
 from edgeprune.version import __version__
 
 
@@ -211,10 +212,10 @@ def prune(
     out: Annotated[Path, typer.Option("--out", help="Folder for parent.pt, plan.json and pruned.pt.")],
     ratio: Annotated[float | None, typer.Option(help="Pruning ratio: channels removed : original.")] = None,
     macs_ratio: Annotated[float | None, typer.Option(help="MACs that may stay, as a share.")] = None,
-    importance: Annotated[str, typer.Option(help="random, l1, l2, bn or taylor.")] = "l2",
-    scope: Annotated[str, typer.Option(help="global or uniform.")] = "global",
+    importance: Annotated[str, typer.Option(help="One of edgeprune methods.")] = "l2",
+    allocation: Annotated[str, typer.Option(help="global or uniform.")] = "global",
     channel_multiple: Annotated[int, typer.Option(min=1, help="Cut widths divide by it.")] = 8,
-    data: Annotated[Path | None, typer.Option(help="data.yaml; importance taylor needs it.")] = None,
+    data: Annotated[Path | None, typer.Option(help="data.yaml; importances of gradients need it.")] = None,
     imgsz: Annotated[int, typer.Option(min=32, help="Pixels of the square input that MACs are counted at.")] = 640,
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
@@ -225,8 +226,8 @@ def prune(
         if value is not None and not 0 < value < 1:
             raise RecipeError("The goal is out of range.", where=name, expected="over 0 and under 1", got=value)
     for name, text, known in (
-        ("--importance", importance, ("random", "l1", "l2", "bn", "taylor")),
-        ("--scope", scope, ("global", "uniform")),
+        ("--importance", importance, tuple(METHODS["importance"])),
+        ("--allocation", allocation, tuple(METHODS["allocation"])),
     ):
         if text not in known:
             raise RecipeError("Unknown value.", where=name, expected=", ".join(known), got=text)
@@ -237,10 +238,10 @@ def prune(
     from edgeprune.yolo.checkpoint import pack
     from edgeprune.yolo.data import make_view
 
-    view = make_view(read_dataset(data), out / ".data") if data and importance == "taylor" else None
+    view = make_view(read_dataset(data), out / ".data") if data else None
     request = Request(
         model=model, image_size=(imgsz, imgsz), importance=importance, macs_ratio=macs_ratio,
-        channel_ratio=1 - ratio if ratio else None, scope=scope, channel_multiple=channel_multiple, view=view,
+        channel_ratio=1 - ratio if ratio else None, allocation=allocation, channel_multiple=channel_multiple, view=view,
         min_width=min(8, channel_multiple), max_group_ratio=max(0.8, ratio or 0.0), seed=seed,
     )  # fmt: skip
     parent, plan = prune_checkpoint(request, files=ModelFiles(out / "pruned.pt", out / "plan.json"))

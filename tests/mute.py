@@ -93,5 +93,5 @@ def cut_and_mute(
     model: nn.Module, graph: ChannelGraph, keeps: Mapping[str, tuple[int, ...]]
 ) -> tuple[nn.Module, nn.Module]:
     costs = CostModel(graph, model)
-    plan = make_plan(graph, costs, dict(keeps), importance="random", scope="global", channel_multiple=1, seed=0)
+    plan = make_plan(graph, costs, dict(keeps), importance="random", allocation="global", channel_multiple=1, seed=0)
     return apply(model, graph, plan, blocks.settle), mute(model, graph, keeps)

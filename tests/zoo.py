@@ -176,7 +176,7 @@ def examine(name: str) -> tuple[tuple[str, ...], bool]:
         worst = max(worst, error(specimen, keeps))
     plan = make_plan(
         specimen.graph, CostModel(specimen.graph, specimen.model), keeps,
-        importance="l2", scope="global", channel_multiple=8, seed=0,
+        importance="l2", allocation="global", channel_multiple=8, seed=0,
     )  # fmt: skip
     started = time.perf_counter()
     apply(specimen.model, specimen.graph, plan, blocks.settle)

@@ -96,7 +96,7 @@ class Subject:
         model, record = self.model, self.record
         if widths is not None:
             keeps = {g.name: tuple(range(int(w))) for g, w in zip(self.graph.groups, widths, strict=True)}
-            plan = make_plan(self.graph, self.costs, keeps, importance="", scope="", channel_multiple=1, seed=0)
+            plan = make_plan(self.graph, self.costs, keeps, importance="", allocation="", channel_multiple=1, seed=0)
             model = apply(model, self.graph, plan, blocks.settle)
             record = record and fold.cut(record, plan.layers)
         size = self.profile.input_shape[2:]

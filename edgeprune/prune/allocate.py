@@ -30,7 +30,7 @@ class Budget:
 
 
 def allocate(
-    graph: ChannelGraph, costs: CostModel, scores: Scores, budget: Budget, scope: str, limits: Limits
+    graph: ChannelGraph, costs: CostModel, scores: Scores, budget: Budget, allocation: str, limits: Limits
 ) -> Keeps:
     """Choose the channels that stay.
 
@@ -53,7 +53,7 @@ def allocate(
             got=f"{used(lowest):.3f} with every group at its floor",
             next_step="raise the goal or max_group_ratio, or lower min_width or the channel multiple",
         )
-    if scope == "uniform":
+    if allocation == "uniform":
         rungs = next(r for r in uniform_rungs(ladders) if used(widths_at(ladders, r)) <= target)
     else:
         rungs = _global(costs, ladders, used, target)

@@ -36,7 +36,7 @@ def make_plan(
     Args:
         keeps: Channel group name -> indices that stay.
         time: How they were chosen, for a budget of time.
-        how: importance, scope, channel_multiple and seed, for whoever reads the plan.
+        how: importance, allocation, channel_multiple and seed, for whoever reads the plan.
     """
     layers = graph.layer_keeps(keeps)
     widths = np.array([len(keeps.get(g.name, range(g.size))) for g in graph.groups], dtype=np.float64)
@@ -118,7 +118,7 @@ def compose(first: PrunePlan, second: PrunePlan, graph: ChannelGraph, costs: Cos
                     stays.setdefault(graph.groups[channel[0]].name, set()).add(channel[1])
     keeps = {name: tuple(sorted(members)) for name, members in stays.items()}
     return make_plan(
-        graph, costs, keeps, second.time, importance=second.importance, scope=second.scope,
+        graph, costs, keeps, second.time, importance=second.importance, allocation=second.allocation,
         channel_multiple=second.channel_multiple, seed=second.seed,
     )  # fmt: skip
 

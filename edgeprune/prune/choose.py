@@ -35,7 +35,7 @@ _BENEFIT_OF_DOUBT = 0.2
 
 
 def choose(
-    graph: ChannelGraph, costs: CostModel, scores: Scores, timing: Timing, scope: str, limits: Limits
+    graph: ChannelGraph, costs: CostModel, scores: Scores, timing: Timing, allocation: str, limits: Limits
 ) -> tuple[Keeps, PlannedTime]:
     """Choose the channels that stay.
 
@@ -49,7 +49,7 @@ def choose(
         PlanError: The budget can't be met within the limits, or by what was measured.
     """
     space = Space(graph, ladders_of(graph, scores, limits), timing.model)
-    methods: tuple[Method, ...] = ("uniform",) if scope == "uniform" else ("milp", "greedy")
+    methods: tuple[Method, ...] = ("uniform",) if allocation == "uniform" else ("milp", "greedy")
     _require_reachable(space, methods[0], timing)
     tried = (
         [_Try(method, 1, _solve(space, method, timing.budget_ms), None) for method in methods]

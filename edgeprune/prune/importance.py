@@ -18,7 +18,8 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -31,10 +32,38 @@ Scores = dict[str, npt.NDArray[np.float64]]
 Tensors = Mapping[str, torch.Tensor]
 
 
-def random(graph: ChannelGraph, seed: int) -> Scores:
+@dataclass(frozen=True)
+class Evidence:
+    """What a method may look at.
+
+    Attributes:
+        graph: The model's channel graph.
+        model: As it computes; weights rounded where it is quantized.
+        seed: Of everything random.
+        gradients: Draws training batches and gives the loss' gradients, a mapping from parameter names a batch; raises
+            RecipeError where there is no training data.
+    """
+
+    graph: ChannelGraph
+    model: nn.Module
+    seed: int
+    gradients: Callable[[], Iterable[Tensors]]
+
+
+def random(evidence: Evidence) -> Scores:
     """Uniform scores, the same for the same graph and seed."""
-    generator = np.random.default_rng(seed)
-    return {group.name: generator.random(group.size) for group in graph.groups}
+    generator = np.random.default_rng(evidence.seed)
+    return {group.name: generator.random(group.size) for group in evidence.graph.groups}
+
+
+def l1(evidence: Evidence) -> Scores:
+    """Sum of absolute values."""
+    return magnitude(evidence.graph, evidence.model, 1)
+
+
+def l2(evidence: Evidence) -> Scores:
+    """Root of the sum of squares."""
+    return magnitude(evidence.graph, evidence.model, 2)
 
 
 def magnitude(graph: ChannelGraph, model: nn.Module, power: int) -> Scores:
@@ -46,27 +75,26 @@ def magnitude(graph: ChannelGraph, model: nn.Module, power: int) -> Scores:
     return _normalise({name: values ** (1 / power) for name, values in sums.items()})
 
 
-def batch_norm_scale(graph: ChannelGraph, model: nn.Module) -> Scores:
+def bn(evidence: Evidence) -> Scores:
     """The absolute scales of the BatchNorms that a channel passes through."""
+    graph, model = evidence.graph, evidence.model
     scales = {n: p.detach().double().abs() for n, p in model.named_parameters() if n.endswith(".weight")}
     sums = _gather(graph, scales, kinds=("batch_norm",), sides=("out",))
     fallback = magnitude(graph, model, 2)
     return _normalise({name: values if values.any() else fallback[name] for name, values in sums.items()})
 
 
-def taylor(graph: ChannelGraph, model: nn.Module, gradients: Iterable[Tensors]) -> Scores:
+def taylor(evidence: Evidence) -> Scores:
     """First-order Taylor: the squared change of the loss that muting the channel would make.
 
     A channel that passes a BatchNorm is muted by its scale and shift, so the change is their gradient x
     value; summing the convolution's own rows on top would count it twice.
-
-    Args:
-        gradients: One mapping parameter name -> gradient per batch.
     """
+    graph, model = evidence.graph, evidence.model
     parameters = {name: p.detach().double() for name, p in model.named_parameters()}
     total: Scores = {}
     batches = 0
-    for gradient in gradients:
+    for gradient in evidence.gradients():
         products = {name: parameters[name] * g.double() for name, g in gradient.items()}
         gates = _gather(graph, products, kinds=("batch_norm",), sides=("out",))
         own = _gather(graph, products, kinds=("conv", "conv_transpose", "linear", "parameter"), sides=("out",))

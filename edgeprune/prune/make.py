@@ -28,6 +28,7 @@ from edgeprune.quant import fold
 from edgeprune.quant.fake import SCALES, attach, with_rounded_weights
 from edgeprune.records import PlannedTime, PrunePlan, Quantization, read_json, write_json
 from edgeprune.records.files import write_bytes
+from edgeprune.records.methods import METHODS
 from edgeprune.records.model import ModelFiles
 from edgeprune.yolo import blocks
 from edgeprune.yolo.checkpoint import pack
@@ -52,7 +53,7 @@ class Request:
         macs_ratio: MACs that may stay, as a share of the parent's; or
         channel_ratio: channels that may stay, as a share of all; or
         clock: tells the model's time on the target, and its budget.
-        importance, scope, channel_multiple, min_width, max_group_ratio, seed: As in Recipe.
+        importance, allocation, channel_multiple, min_width, max_group_ratio, seed: As in Recipe.
         view: data.yaml of a view, for importance taylor.
         batch, batches: Images a batch and batches, for importance taylor.
         torch_device: '' for the first GPU or the CPU.
@@ -68,7 +69,7 @@ class Request:
     macs_ratio: float | None = None
     channel_ratio: float | None = None
     clock: Clock | None = None
-    scope: str = "global"
+    allocation: str = "global"
     channel_multiple: int = 8
     min_width: int = 8
     max_group_ratio: float = 0.8
@@ -123,7 +124,7 @@ def prune_checkpoint(
     limits = Limits(request.channel_multiple, request.min_width, request.max_group_ratio, original)
     keeps, time = _choose(request, detector, graph, costs, scores, limits, before.macs_ratio if before else 1.0)
     plan = make_plan(
-        graph, costs, keeps, time, importance=request.importance, scope=request.scope,
+        graph, costs, keeps, time, importance=request.importance, allocation=request.allocation,
         channel_multiple=request.channel_multiple, seed=request.seed,
     )  # fmt: skip
     cut = apply(detector.model, graph, plan, blocks.settle)
@@ -197,11 +198,11 @@ def _choose(
     macs_before: float,
 ) -> tuple[Keeps, PlannedTime | None]:
     if request.clock is not None:
-        return choose(graph, costs, scores, request.clock(graph, detector.model), request.scope, limits)
+        return choose(graph, costs, scores, request.clock(graph, detector.model), request.allocation, limits)
     budget = Budget(
         macs_ratio=request.macs_ratio / macs_before if request.macs_ratio else None, channel_ratio=request.channel_ratio
     )
-    return allocate(graph, costs, scores, budget, request.scope, limits), None
+    return allocate(graph, costs, scores, budget, request.allocation, limits), None
 
 
 def _scores(
@@ -211,26 +212,22 @@ def _scores(
     record: Quantization | None,
     on_batch: Callable[[int, int], None],
 ) -> importance.Scores:
+    def drawn() -> Iterator[importance.Tensors]:
+        if request.view is None:
+            raise RecipeError(
+                f"Importance {request.importance} needs training data.", expected="--data data.yaml", got="none",
+                next_step="give the data set, or take one that doesn't (edgeprune methods)",
+            )  # fmt: skip
+        model = copy.deepcopy(detector.model) if record is None else attach(copy.deepcopy(detector.model), record)
+        device = torch.device(request.torch_device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        found = batches(request.view, request.image_size[0], request.batch, request.batches, request.seed, device)
+        for by_name in gradients(model.to(device), _counted(found, request.batches, on_batch)):
+            yield {name: gradient.cpu() for name, gradient in by_name.items()}
+
     model = detector.model if record is None else with_rounded_weights(detector.model, record)
-    if request.importance == "random":
-        return importance.random(graph, request.seed)
-    if request.importance in {"l1", "l2"}:
-        return importance.magnitude(graph, model, int(request.importance[1]))
-    if request.importance == "bn":
-        return importance.batch_norm_scale(graph, model)
-    if request.view is None:
-        raise RecipeError(
-            "Importance taylor needs training data.", expected="--data data.yaml", got="none",
-            next_step="give the data set, or take l1, l2, bn or random",
-        )  # fmt: skip
-    if record is not None:
-        model = attach(copy.deepcopy(detector.model), record)
-    device = torch.device(request.torch_device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    drawn = batches(request.view, request.image_size[0], request.batch, request.batches, request.seed, device)
-    by_batch = gradients(model.to(device), _counted(drawn, request.batches, on_batch))
-    scores = importance.taylor(graph, model, by_batch)
-    model.cpu()
-    return scores
+    score = METHODS["importance"][request.importance].function
+    found: importance.Scores = score(importance.Evidence(graph, model, request.seed, drawn))
+    return found
 
 
 def _counted(items: Iterable[T], total: int, on_item: Callable[[int, int], None]) -> Iterator[T]:

@@ -55,7 +55,7 @@ class PrunePlan(Record):
     """Parameters of the parent and of the cut model."""
     importance: str
     """How channels were scored."""
-    scope: str
+    allocation: str
     channel_multiple: int
     seed: int
     time: PlannedTime | None = None

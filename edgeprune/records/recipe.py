@@ -8,11 +8,15 @@ from pydantic import Field, field_validator, model_validator
 
 from edgeprune.errors import RecipeError
 from edgeprune.records.base import Record
+from edgeprune.records.methods import Named
 from edgeprune.records.quantization import Observer
 
-Importance = Literal["random", "l1", "l2", "bn", "taylor"]
-Scope = Literal["global", "uniform"]
-Distillation = Literal["none", "logits", "ultralytics"]
+Granularity = Annotated[str, Named("granularity")]
+Importance = Annotated[str, Named("importance")]
+Regularization = Annotated[str, Named("regularization")]
+Pruning = Annotated[str, Named("pruning")]
+Allocation = Annotated[str, Named("allocation")]
+Distillation = Annotated[str, Named("distillation")]
 Schedule = Literal["ptq", "prune-then-qat", "qap"]
 Activation = Literal["keep", "relu", "relu6", "hardswish", "race"]
 #: The keys of a goal that say what a build may cost; a recipe gives one of them.
@@ -89,10 +93,16 @@ class Recipe(Record):
     """How to prune and to fine-tune. Every key has a default; a YAML file names what differs."""
 
     goal: Goal = Goal()
+    granularity: Granularity = "channels"
+    """What is cut. This and the next keys are a method each; `edgeprune methods` tells of all."""
     importance: Importance = "taylor"
-    """How channels are scored; `edgeprune.prune.importance` has the formulas."""
-    scope: Scope = "global"
-    """global: channels of all groups compete; uniform: every group loses the same share."""
+    """How it is scored."""
+    regularization: Regularization = "none"
+    """What training is pressed towards before anything is cut."""
+    pruning: Pruning = "one-shot"
+    """How cutting and training alternate."""
+    allocation: Allocation = "global"
+    """How the goal is shared out among the layers."""
     max_group_ratio: float = Field(default=0.8, ge=0.0, lt=1.0)
     """Pruning ratio that no channel group may exceed."""
     min_width: int = Field(default=8, ge=1)

@@ -111,7 +111,7 @@ class _Gathering:
         layers = {n: self._layer(n, layer) for n, layer in graph.layers.items()}
         whole = costs.macs(costs.widths)
         how: dict[str, str | int] = {} if plan is None else {
-            "importance": plan.importance, "scope": plan.scope, "channel_multiple": plan.channel_multiple,
+            "importance": plan.importance, "allocation": plan.allocation, "channel_multiple": plan.channel_multiple,
             "seed": plan.seed,
         }  # fmt: skip
         return Explanation(

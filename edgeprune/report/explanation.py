@@ -132,7 +132,7 @@ class Explanation:
 
     Attributes:
         locked_macs: Share of the MACs that lie in locked layers.
-        how: What the plan says of itself (importance, scope …); empty without one.
+        how: What the plan says of itself (importance, allocation …); empty without one.
         edges: (from, to) among the blocks by name.
     """
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from edgeprune.job import Job
 from edgeprune.records import files
+from edgeprune.records.methods import METHODS
 from edgeprune.records.model import ModelFiles
 from edgeprune.schedule import Phase
 from edgeprune.stages.board import place
@@ -131,6 +132,7 @@ def prune(job: Job, phase: Phase, model: ModelFiles, again: bool = False) -> Mod
     if phase.share is None:
         return model
     here, goal = phase.folder("cut"), job.recipe.goal
+    needs_data = "data" in METHODS["importance"][job.recipe.importance].needs
     clock, ratio = None, None if goal.in_time else goal.macs_after(phase.share)
     aim: dict[str, object] = {"macs_ratio": ratio}
     if goal.in_time:
@@ -159,11 +161,11 @@ def prune(job: Job, phase: Phase, model: ModelFiles, again: bool = False) -> Mod
                 macs_ratio=ratio,
                 clock=clock,
                 importance=recipe.importance,
-                scope=recipe.scope,
+                allocation=recipe.allocation,
                 channel_multiple=job.profile.channel_multiple,
                 min_width=recipe.min_width,
                 max_group_ratio=recipe.max_group_ratio,
-                view=make_view(job.data, job.view) if recipe.importance == "taylor" else None,
+                view=make_view(job.data, job.view) if needs_data else None,
                 batch=recipe.batch,
                 batches=recipe.importance_batches,
                 torch_device=recipe.torch_device,
@@ -173,13 +175,13 @@ def prune(job: Job, phase: Phase, model: ModelFiles, again: bool = False) -> Mod
             on_batch=lambda done, total: job.shop.listener.progress(f"prune {phase.number}", done, total, "gradients"),
         )
 
-    keys = {"importance", "scope", "max_group_ratio", "min_width", "importance_batches", "seed"}
-    taylor = {"batch": job.recipe.batch, "data": job.sha256["data"]} if job.recipe.importance == "taylor" else {}
+    keys = {"importance", "allocation", "max_group_ratio", "min_width", "importance_batches", "seed"}
+    drawn = {"batch": job.recipe.batch, "data": job.sha256["data"]} if needs_data else {}
     job.shop.stage(
         f"prune {phase.number}", act,
         reads={
             **model.named(), "parent": job.shop / "parent.pt", "recipe": job.recipe.model_dump(include=keys),
-            **aim, "shape": job.profile.input_shape, "multiple": job.profile.channel_multiple, **taylor,
+            **aim, "shape": job.profile.input_shape, "multiple": job.profile.channel_multiple, **drawn,
             **versions("ultralytics", "torch"),
         },
         makes=tuple(str(path) for path in made.named().values()), force=again,

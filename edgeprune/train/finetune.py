@@ -75,6 +75,7 @@ def finetune(
         "nbs": recipe.batch,
         "optimizer": "AdamW",
         "lr0": learning_rate,
+        "amp": False,  # on a GPU it begins with a download, to try it out; and FP32 is what is exported
         "lrf": 0.01,
         "cos_lr": True,
         "patience": 0,  # as many epochs as were asked for

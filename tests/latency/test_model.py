@@ -72,7 +72,7 @@ def test_a_cut_graph_has_the_times_that_its_parent_had_for_these_widths(
     layers = [grid(tuple(n for n, layer in graph.layers.items() if layer.kind == "conv" and "dfl" not in n))]
     for widths in at_random(graph, 16, 3, seed=1):
         keeps = {g.name: tuple(range(int(w))) for g, w in zip(graph.groups, widths, strict=True)}
-        plan = make_plan(graph, costs, keeps, importance="", scope="", channel_multiple=1, seed=0)
+        plan = make_plan(graph, costs, keeps, importance="", allocation="", channel_multiple=1, seed=0)
         cut = apply(model, graph, plan, blocks.settle)
         own = channel_graph(cut, (64, 64))
         whole = np.array([g.size for g in own.groups], dtype=np.float64)

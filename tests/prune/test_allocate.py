@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from edgeprune.errors import PlanError
 from edgeprune.graph.channels import ChannelGraph
 from edgeprune.graph.cost import CostModel
-from edgeprune.prune import importance
 from edgeprune.prune.allocate import Budget, allocate
 from edgeprune.prune.ladder import Keeps, Limits
 from edgeprune.prune.make import channel_graph
 from edgeprune.yolo.load import untrained
+from tests.prune.evidence import random_scores
 
 
 @pytest.fixture(scope="module")
@@ -31,16 +31,16 @@ def widths(graph: ChannelGraph, keeps: Keeps) -> np.ndarray:
 @settings(max_examples=25, deadline=None)
 @given(
     ratio=st.floats(0.35, 0.95),
-    scope=st.sampled_from(["global", "uniform"]),
+    allocation=st.sampled_from(["global", "uniform"]),
     multiple=st.sampled_from([1, 4, 8, 16]),
     seed=st.integers(0, 99),
 )
 def test_budget_and_limits_hold(
-    detector: tuple[ChannelGraph, CostModel], ratio: float, scope: str, multiple: int, seed: int
+    detector: tuple[ChannelGraph, CostModel], ratio: float, allocation: str, multiple: int, seed: int
 ) -> None:
     graph, costs = detector
     limits = Limits(channel_multiple=multiple, min_width=8, max_group_ratio=0.75)
-    keeps = allocate(graph, costs, importance.random(graph, seed), Budget(macs_ratio=ratio), scope, limits)
+    keeps = allocate(graph, costs, random_scores(graph, seed), Budget(macs_ratio=ratio), allocation, limits)
     graph.layer_keeps(keeps)  # refuses locked groups that were cut and clusters out of proportion
     assert costs.macs(widths(graph, keeps)) <= ratio * costs.macs(costs.widths)
     for cluster in graph.clusters:
@@ -66,7 +66,7 @@ def test_global_keeps_the_important_and_uniform_treats_all_alike(detector: tuple
 
 def test_the_best_channels_of_a_group_stay(detector: tuple[ChannelGraph, CostModel]) -> None:
     graph, costs = detector
-    scores = importance.random(graph, 3)
+    scores = random_scores(graph, 3)
     keeps = allocate(graph, costs, scores, Budget(macs_ratio=0.5), "global", Limits())
     for name, keep in keeps.items():
         gone = np.setdiff1d(np.arange(len(scores[name])), keep)
@@ -76,12 +76,12 @@ def test_the_best_channels_of_a_group_stay(detector: tuple[ChannelGraph, CostMod
 
 def test_channel_budget_counts_channels(detector: tuple[ChannelGraph, CostModel]) -> None:
     graph, costs = detector
-    keeps = allocate(graph, costs, importance.random(graph, 0), Budget(channel_ratio=0.6), "global", Limits(1, 1, 0.9))
+    keeps = allocate(graph, costs, random_scores(graph, 0), Budget(channel_ratio=0.6), "global", Limits(1, 1, 0.9))
     assert widths(graph, keeps).sum() <= 0.6 * costs.widths.sum()
 
 
 def test_budget_out_of_reach_is_refused_with_the_nearest(detector: tuple[ChannelGraph, CostModel]) -> None:
     graph, costs = detector
     with pytest.raises(PlanError) as caught:
-        allocate(graph, costs, importance.random(graph, 0), Budget(macs_ratio=0.06), "global", Limits(8, 8, 0.5))
+        allocate(graph, costs, random_scores(graph, 0), Budget(macs_ratio=0.06), "global", Limits(8, 8, 0.5))
     assert "with every group at its floor" in str(caught.value)

@@ -23,14 +23,14 @@ NAMES = {0: "a", 1: "b"}
 
 
 @pytest.mark.parametrize("config", ["yolov8n.yaml", "yolo11n.yaml"])
-@pytest.mark.parametrize("scope", ["global", "uniform"])
-def test_plan_can_be_checked_against_the_parent_from_outside(tmp_path: Path, config: str, scope: str) -> None:
+@pytest.mark.parametrize("allocation", ["global", "uniform"])
+def test_plan_can_be_checked_against_the_parent_from_outside(tmp_path: Path, config: str, allocation: str) -> None:
     """With nothing but the three files: every weight of pruned.pt is the parent's at the plan's indices."""
     from edgeprune.cli import app
 
-    arguments = ["prune", config, "--ratio", "0.4", "--importance", "random", "--scope", scope, "--imgsz", "64"]
+    arguments = ["prune", config, "--ratio", "0.4", "--importance", "random", "--imgsz", "64"]
     with pytest.raises(SystemExit) as ended:
-        app([*arguments, "--seed", "3", "--out", str(tmp_path)])
+        app([*arguments, "--allocation", allocation, "--seed", "3", "--out", str(tmp_path)])
     assert ended.value.code == 0
     plan = json.loads((tmp_path / "plan.json").read_text())
     parent, pruned = load(tmp_path / "parent.pt").model, load(tmp_path / "pruned.pt").model
@@ -57,7 +57,7 @@ def test_plan_of_another_graph_is_refused_before_anything_changes() -> None:
     graphs = {m: channel_graph(m, (64, 64)) for m in (small, large)}
     keeps = random_keeps(graphs[small], 0, 0.3)
     plan = make_plan(
-        graphs[small], CostModel(graphs[small], small), keeps, importance="random", scope="global",
+        graphs[small], CostModel(graphs[small], small), keeps, importance="random", allocation="global",
         channel_multiple=1, seed=0,
     )  # fmt: skip
     before = {n: p.clone() for n, p in large.named_parameters()}
@@ -70,7 +70,7 @@ def test_plan_whose_layers_were_edited_is_refused() -> None:
     model = untrained("yolov8n.yaml", NAMES, 0)
     graph = channel_graph(model, (64, 64))
     plan = make_plan(
-        graph, CostModel(graph, model), random_keeps(graph, 0, 0.3), importance="random", scope="global",
+        graph, CostModel(graph, model), random_keeps(graph, 0, 0.3), importance="random", allocation="global",
         channel_multiple=1, seed=0,
     )  # fmt: skip
     layers = dict(plan.layers)
@@ -84,7 +84,7 @@ def test_plan_file_with_unsorted_indices_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "plan.json"
     content = {
         "graph_sha256": "0" * 64, "groups": {"g": bad}, "layers": {}, "macs": [2, 1], "parameters": [2, 1],
-        "importance": "l2", "scope": "global", "channel_multiple": 8, "seed": 0,
+        "importance": "l2", "allocation": "global", "channel_multiple": 8, "seed": 0,
     }  # fmt: skip
     file.write_text(json.dumps(content))
     with pytest.raises(PlanError, match=r"'groups\.g' is not right"):
@@ -120,7 +120,7 @@ def test_compose_of_nothing_changes_nothing() -> None:
     model = untrained("yolov8n.yaml", NAMES, 0)
     graph = channel_graph(model, (64, 64))
     costs = CostModel(graph, model)
-    how: dict[str, str | int] = {"importance": "l2", "scope": "global", "channel_multiple": 8, "seed": 0}
+    how: dict[str, str | int] = {"importance": "l2", "allocation": "global", "channel_multiple": 8, "seed": 0}
     plan = make_plan(graph, costs, random_keeps(graph, 1, 0.4), **how)
     middle = apply(model, graph, plan, blocks.settle)
     middle_graph = channel_graph(middle, (64, 64))

@@ -28,6 +28,7 @@ from edgeprune.records import PlannedTime, PrunePlan, read_json
 from edgeprune.records.model import ModelFiles
 from edgeprune.yolo.load import load
 from tests import nets
+from tests.prune.evidence import random_scores
 from tests.prune.machine import Machine, smooth, steps
 
 Traced = tuple[ChannelGraph, CostModel]
@@ -82,19 +83,19 @@ class Device:
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("scope", ["global", "uniform"])
-def test_measured_time_ends_within_5_percent_under_the_budget(deep: Traced, scope: str, seed: int) -> None:
+@pytest.mark.parametrize("allocation", ["global", "uniform"])
+def test_measured_time_ends_within_5_percent_under_the_budget(deep: Traced, allocation: str, seed: int) -> None:
     graph, costs = deep
-    scores, device = importance.random(graph, seed), Device(graph, 0.005, seed)
+    scores, device = random_scores(graph, seed), Device(graph, 0.005, seed)
     for speedup in (1.5, 2.5):
         budget = device.whole_ms / speedup
         before = device.runs
         timing = Timing(Machine(graph, steps), budget, device.measure)
-        keeps, planned = choose(graph, costs, scores, timing, scope, Limits(4, 8, 0.9))
+        keeps, planned = choose(graph, costs, scores, timing, allocation, Limits(4, 8, 0.9))
         measured = planned.chosen.measured_ms
         assert measured is not None
         assert measured <= budget
-        if scope == "global":  # equal shares of few layers are too coarse for it
+        if allocation == "global":  # equal shares of few layers are too coarse for it
             assert measured >= 0.95 * budget
         assert 1 <= device.runs - before <= ROUNDS
         within = [c for c in planned.choices if c.measured_ms is not None and c.measured_ms <= budget]
@@ -107,7 +108,7 @@ def test_first_prediction_misses_and_the_correction_brings_it_in(deep: Traced) -
     graph, costs = deep
     device = Device(graph, 0.0, 1)
     timing = Timing(Machine(graph, steps), device.whole_ms / 2, device.measure)
-    _, planned = choose(graph, costs, importance.random(graph, 1), timing, "global", Limits(4, 8, 0.9))
+    _, planned = choose(graph, costs, random_scores(graph, 1), timing, "global", Limits(4, 8, 0.9))
     first = [c for c in planned.choices if c.round == 1]
     assert {c.method for c in first} == {"milp", "greedy"}
     assert all(c.measured_ms is not None and c.measured_ms > planned.budget_ms for c in first)
@@ -120,7 +121,7 @@ def test_without_a_device_the_prediction_holds_the_budget_and_programs_win(deep:
     graph, costs = deep
     machine = Machine(graph, smooth)
     budget = machine.ms(costs.widths) / 2
-    keeps, planned = choose(graph, costs, importance.random(graph, 0), Timing(machine, budget), "global", Limits())
+    keeps, planned = choose(graph, costs, random_scores(graph, 0), Timing(machine, budget), "global", Limits())
     assert machine.ms(widths_of(graph, keeps)) == planned.chosen.predicted_ms <= budget
     assert planned.chosen.measured_ms is None
     kept = {c.method: c.importance_kept for c in planned.choices}
@@ -131,24 +132,26 @@ def test_uniform_takes_the_widest_equal_share_that_holds(deep: Traced) -> None:
     graph, costs = deep
     machine = Machine(graph, smooth)
     budget = machine.ms(costs.widths) / 2
-    keeps, planned = choose(graph, costs, importance.random(graph, 0), Timing(machine, budget), "uniform", Limits())
+    keeps, planned = choose(graph, costs, random_scores(graph, 0), Timing(machine, budget), "uniform", Limits())
     assert [c.method for c in planned.choices] == ["uniform"]
     shares = [len(keeps[g.name]) / g.size for g in graph.groups if not g.locked]
     assert max(shares) - min(shares) < 8 / 64
     assert 0.85 * budget < machine.ms(widths_of(graph, keeps)) <= budget
 
 
-@pytest.mark.parametrize("scope", ["global", "uniform"])
+@pytest.mark.parametrize("allocation", ["global", "uniform"])
 @pytest.mark.parametrize("on_device", [False, True])
-def test_budget_out_of_reach_is_refused_with_the_fastest_there_is(deep: Traced, scope: str, on_device: bool) -> None:
+def test_budget_out_of_reach_is_refused_with_the_fastest_there_is(
+    deep: Traced, allocation: str, on_device: bool
+) -> None:
     graph, costs = deep
     machine = Machine(graph, steps)
-    scores, limits = importance.random(graph, 0), Limits(8, 8, 0.5)
+    scores, limits = random_scores(graph, 0), Limits(8, 8, 0.5)
     fastest = machine.ms(np.array([float(g.size if g.locked else g.size / 2) for g in graph.groups]))
     for budget in (0.5 * fastest, 0.95 * fastest):
         timing = Timing(machine, budget, machine.measure if on_device else None)
         with pytest.raises(PlanError) as caught:
-            choose(graph, costs, scores, timing, scope, limits)
+            choose(graph, costs, scores, timing, allocation, limits)
         assert f"{fastest:.3f} ms" in str(caught.value)
         assert "max_group_ratio" in str(caught.value)
 
@@ -158,7 +161,7 @@ def test_budget_that_only_the_prediction_thinks_out_of_reach_is_met(deep: Traced
     model, device = Machine(graph, steps), Machine(graph, steps, ms=8.5)
     fastest = model.ms(np.array([float(g.size if g.locked else g.size / 2) for g in graph.groups]))
     timing = Timing(model, 0.95 * fastest, device.measure)
-    _, planned = choose(graph, costs, importance.random(graph, 0), timing, "global", Limits(8, 8, 0.5))
+    _, planned = choose(graph, costs, random_scores(graph, 0), timing, "global", Limits(8, 8, 0.5))
     assert planned.chosen.measured_ms is not None
     assert 0.9 * planned.budget_ms <= planned.chosen.measured_ms <= planned.budget_ms
 
@@ -167,7 +170,7 @@ def test_budget_under_an_empty_engine_is_refused(deep: Traced) -> None:
     graph, costs = deep
     machine = Machine(graph, floor_ms=0.7)
     with pytest.raises(PlanError, match="faster than an empty engine") as caught:
-        choose(graph, costs, importance.random(graph, 0), Timing(machine, 0.7), "global", Limits())
+        choose(graph, costs, random_scores(graph, 0), Timing(machine, 0.7), "global", Limits())
     assert "over 0.700 ms" in str(caught.value)
 
 
@@ -176,32 +179,40 @@ def test_device_that_no_plan_holds_on_is_refused_with_what_was_measured(deep: Tr
     machine = Machine(graph, steps)
     timing = Timing(machine, machine.ms(costs.widths) / 2, lambda rows: [99.0 for _ in rows])
     with pytest.raises(PlanError, match=r"99\.000 ms, the fastest of"):
-        choose(graph, costs, importance.random(graph, 0), timing, "global", Limits())
+        choose(graph, costs, random_scores(graph, 0), timing, "global", Limits())
 
 
 @settings(max_examples=60, deadline=None)
 @given(
     which=st.integers(0, 6),
     way=st.floats(0.0, 1.0),
-    scope=st.sampled_from(["global", "uniform"]),
+    allocation=st.sampled_from(["global", "uniform"]),
     multiple=st.sampled_from([1, 2, 4]),
     ratio=st.floats(0.3, 0.9),
     seed=st.integers(0, 99),
     noise=st.sampled_from([None, 0.0, 0.02]),
 )
 def test_limits_and_constraints_hold_whatever_is_asked(
-    odd: list[Traced], which: int, way: float, scope: str, multiple: int, ratio: float, seed: int, noise: float | None
+    odd: list[Traced],
+    which: int,
+    way: float,
+    allocation: str,
+    multiple: int,
+    ratio: float,
+    seed: int,
+    noise: float | None,
 ) -> None:
     graph, costs = odd[which]
-    scores, limits = importance.random(graph, seed), Limits(multiple, 4, ratio)
+    scores, limits = random_scores(graph, seed), Limits(multiple, 4, ratio)
     machine = Machine(graph, steps, error=0.5, seed=seed)
     space = Space(graph, ladders_of(graph, scores, limits), machine)
     alike = [space.ms(np.array(rungs)) for rungs in uniform_rungs(space.ladders)]
-    fastest = min(alike) if scope == "uniform" else space.ms(space.fastest)
+    fastest = min(alike) if allocation == "uniform" else space.ms(space.fastest)
     budget = fastest + way * (space.ms(space.whole) - fastest)
     device = None if noise is None else Machine(graph, steps, error=0.5, seed=seed, noise=noise)
     try:
-        keeps, planned = choose(graph, costs, scores, Timing(machine, budget, device and device.measure), scope, limits)
+        timing = Timing(machine, budget, device and device.measure)
+        keeps, planned = choose(graph, costs, scores, timing, allocation, limits)
     except PlanError:
         if not noise:
             raise
@@ -227,7 +238,7 @@ def test_rounds_in_time_compose_into_one_plan_that_says_how_it_was_chosen(tiny: 
             whole = np.array([float(g.size) for g in graph.groups])
             return Timing(machine, machine.ms(whole) / speedup)
 
-        request = Request(model=model, image_size=(64, 64), importance="l2", clock=clock, scope="uniform", **more)
+        request = Request(model=model, image_size=(64, 64), importance="l2", clock=clock, allocation="uniform", **more)
         prune_checkpoint(request, files=ModelFiles(tmp_path / f"{name}.pt", tmp_path / f"{name}.json"))
         return read_json(tmp_path / f"{name}.json", PrunePlan, PlanError)
 

@@ -12,6 +12,7 @@ from edgeprune.graph.channels import ChannelGraph
 from edgeprune.graph.trace import trace
 from edgeprune.prune import importance
 from tests import nets
+from tests.prune.evidence import evidence
 
 
 class Two(nets.Net):
@@ -50,7 +51,7 @@ def test_l2_is_the_root_of_the_squares(case: tuple[Two, ChannelGraph]) -> None:
 
 def test_bn_is_the_absolute_scale(case: tuple[Two, ChannelGraph]) -> None:
     model, graph = case
-    np.testing.assert_allclose(importance.batch_norm_scale(graph, model)["a"], np.array([2, 4]) / 3)
+    np.testing.assert_allclose(importance.bn(evidence(graph, model=model))["a"], np.array([2, 4]) / 3)
 
 
 def test_taylor_is_the_squared_gate_product_averaged_over_batches(case: tuple[Two, ChannelGraph]) -> None:
@@ -61,7 +62,7 @@ def test_taylor_is_the_squared_gate_product_averaged_over_batches(case: tuple[Tw
     ]
     # channel 0: 2*1 + 0*7 = 2, 2*-1 = -2; channel 1: 4*0.5 - 2*1 = 0, 4*2 - 2*3 = 2
     squares = np.array([(2**2 + 2**2) / 2, (0**2 + 2**2) / 2])
-    scores = importance.taylor(graph, model, gradients)
+    scores = importance.taylor(evidence(graph, model=model, gradients=gradients))
     assert scores["a"][0] / scores["a"][1] == pytest.approx(squares[0] / squares[1])
 
 
@@ -81,7 +82,7 @@ def test_taylor_predicts_what_muting_does_to_a_loss() -> None:
 
     loss().backward()
     gradient = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
-    scores = importance.taylor(graph, model, [gradient])
+    scores = importance.taylor(evidence(graph, model=model, gradients=[gradient]))
     before = loss().item()
     with torch.no_grad():
         for layer in (model.a[1], model.b[1]):
@@ -94,11 +95,11 @@ def test_taylor_predicts_what_muting_does_to_a_loss() -> None:
 
 def test_random_is_reproducible_and_seeded(case: tuple[Two, ChannelGraph]) -> None:
     graph = case[1]
-    one, same, other = (importance.random(graph, seed)["a"] for seed in (4, 4, 5))
+    one, same, other = (importance.random(evidence(graph, seed))["a"] for seed in (4, 4, 5))
     assert (one == same).all()
     assert (one != other).any()
 
 
 def test_taylor_without_batches_is_a_programmers_mistake(case: tuple[Two, ChannelGraph]) -> None:
     with pytest.raises(ValueError, match="at least one batch"):
-        importance.taylor(case[1], case[0], [])
+        importance.taylor(evidence(case[1], model=case[0]))

@@ -16,12 +16,12 @@ from edgeprune.graph.build import build
 from edgeprune.graph.channels import ChannelGraph
 from edgeprune.graph.cost import Widths
 from edgeprune.graph.trace import trace
-from edgeprune.prune import importance
 from edgeprune.prune.importance import Scores
 from edgeprune.prune.ladder import Limits, ladders_of, widths_at
 from edgeprune.prune.milp import _silence, best
 from edgeprune.prune.search import Rungs, Space, Walk, greedy
 from tests import nets
+from tests.prune.evidence import random_scores
 from tests.prune.machine import Kernel, Machine, smooth, steps
 
 
@@ -47,7 +47,7 @@ def graph() -> ChannelGraph:
 def scores_of(graph: ChannelGraph, seed: int) -> Scores:
     """Random scores, layers of different weight."""
     scale = np.exp(np.random.default_rng(seed).normal(size=len(graph.groups)))
-    return {name: s * k for (name, s), k in zip(importance.random(graph, seed).items(), scale, strict=True)}
+    return {name: s * k for (name, s), k in zip(random_scores(graph, seed).items(), scale, strict=True)}
 
 
 def space_of(graph: ChannelGraph, machine: Machine, seed: int = 0, multiple: int = 8) -> Space:

@@ -82,7 +82,7 @@ def test_moments_of_scales_are_cut_as_the_scales_are(net: tuple[torch.nn.Module,
     graph = channel_graph(model, (64, 64))
     keeps = random_keeps(graph, seed=5, ratio=0.4)
     plan = make_plan(
-        graph, CostModel(graph, model), keeps, importance="random", scope="uniform", channel_multiple=1, seed=0
+        graph, CostModel(graph, model), keeps, importance="random", allocation="uniform", channel_multiple=1, seed=0
     )
     flat = torch.tensor([s for line in record.weights.values() for s in line])
     moments = {"exp_avg": flat, "exp_avg_sq": flat**2, "step": torch.tensor(3.0)}

@@ -53,7 +53,7 @@ def half(graph: ChannelGraph, model: nn.Module) -> PrunePlan:
         layers={name: LayerKeep(in_=tuple(s["in"]), out=tuple(s["out"])) for name, s in layers.items()},
         macs=(costs.macs(costs.widths), costs.macs(widths)),
         parameters=(round(costs.parameters(costs.widths)), round(costs.parameters(widths))),
-        importance="random", scope="global", channel_multiple=1, seed=0,
+        importance="random", allocation="global", channel_multiple=1, seed=0,
     )  # fmt: skip
 
 
