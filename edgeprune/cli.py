@@ -23,6 +23,7 @@ from edgeprune.cli_device import device as devices
 from edgeprune.cli_fleet import fleet
 from edgeprune.cli_graph import form, gate, kit, lint
 from edgeprune.cli_latency import latency_table
+from edgeprune.cli_methods import methods
 from edgeprune.cli_sweep import sweep
 from edgeprune.errors import BundleError, EdgepruneError, ExitCode, PlanError, RecipeError
 from edgeprune.records import (
@@ -293,7 +294,7 @@ def apply(
     console.print(f"{out}: MACs {done.macs_ratio:.1%} of the parent's")
 
 
-for command in (latency_table, sweep, compare, form, lint, gate, kit):
+for command in (latency_table, methods, sweep, compare, form, lint, gate, kit):
     app.command()(command)
 
 
