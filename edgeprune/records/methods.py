@@ -64,9 +64,10 @@ METHODS: Mapping[Row, Mapping[str, Method]] = {
     "allocation": {
         "global": Method(
             "what loses least for what it saves goes first: greedy per MAC; for a goal in time, mixed-integer programs "
-            "on measured latency (HALP, Shen et al. 2022, section 3)"
+            "on measured latency (HALP, Shen et al. 2022, section 3)",
+            "prune.allocate:by_importance",
         ),
-        "uniform": Method("Li et al. 2017, section 4: every layer the same share"),
+        "uniform": Method("Li et al. 2017, section 4: every layer the same share", "prune.allocate:uniform"),
     },
     "distillation": {
         "none": Method("labels alone"),
