@@ -5,17 +5,17 @@ from __future__ import annotations
 import copy
 import io
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from edgeprune.errors import PlanError, RecipeError
 from edgeprune.graph.build import build
-from edgeprune.graph.channels import ChannelGraph
+from edgeprune.graph.channels import ChannelGraph, Side
 from edgeprune.graph.cost import CostModel
 from edgeprune.graph.trace import Program, dry_run, trace
 from edgeprune.prune import importance
@@ -34,7 +34,7 @@ from edgeprune.yolo import blocks
 from edgeprune.yolo.checkpoint import pack
 from edgeprune.yolo.data import batches
 from edgeprune.yolo.load import Detector, load, predictions
-from edgeprune.yolo.loss import gradients
+from edgeprune.yolo.loss import gradients, losses
 
 T = TypeVar("T")
 
@@ -54,8 +54,8 @@ class Request:
         channel_ratio: channels that may stay, as a share of all; or
         clock: tells the model's time on the target, and its budget.
         importance, allocation, channel_multiple, min_width, max_group_ratio, seed: As in Recipe.
-        view: data.yaml of a view, for importance taylor.
-        batch, batches: Images a batch and batches, for importance taylor.
+        view: data.yaml of a view, for importances that need data.
+        batch, batches: Images a batch and batches, for the same.
         torch_device: '' for the first GPU or the CPU.
     """
 
@@ -212,7 +212,21 @@ def _scores(
     record: Quantization | None,
     on_batch: Callable[[int, int], None],
 ) -> importance.Scores:
-    def drawn() -> Iterator[importance.Tensors]:
+    score = METHODS["importance"][request.importance].function
+    found: importance.Scores = score(_evidence(request, graph, detector, record, on_batch))
+    return found
+
+
+def _evidence(
+    request: Request,
+    graph: ChannelGraph,
+    detector: Detector,
+    record: Quantization | None,
+    on_batch: Callable[[int, int], None],
+) -> importance.Evidence:
+    """What importances may look at; data is drawn when one asks."""
+
+    def drawn(images: int, count: int) -> tuple[Any, Iterator[dict[str, Any]]]:
         if request.view is None:
             raise RecipeError(
                 f"Importance {request.importance} needs training data.", expected="--data data.yaml", got="none",
@@ -220,14 +234,27 @@ def _scores(
             )  # fmt: skip
         model = copy.deepcopy(detector.model) if record is None else attach(copy.deepcopy(detector.model), record)
         device = torch.device(request.torch_device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        found = batches(request.view, request.image_size[0], request.batch, request.batches, request.seed, device)
-        for by_name in gradients(model.to(device), _counted(found, request.batches, on_batch)):
+        found = batches(request.view, request.image_size[0], images, count, request.seed, device)
+        return model.to(device).eval(), _counted(found, count, on_batch)
+
+    def of_batches(images: int, count: int) -> Iterator[importance.Tensors]:
+        for by_name in gradients(*drawn(images, count)):
             yield {name: gradient.cpu() for name, gradient in by_name.items()}
 
-    model = detector.model if record is None else with_rounded_weights(detector.model, record)
-    score = METHODS["importance"][request.importance].function
-    found: importance.Scores = score(importance.Evidence(graph, model, request.seed, drawn))
-    return found
+    def activations(measure: importance.Measure) -> Iterator[Mapping[Side, torch.Tensor]]:
+        model, found = drawn(request.batch, request.batches)
+        return importance.watched(model, graph, (batch["img"] for batch in found), measure)
+
+    return importance.Evidence(
+        graph,
+        detector.model if record is None else with_rounded_weights(detector.model, record),
+        request.seed,
+        gradients=lambda: of_batches(request.batch, request.batches),
+        image_gradients=lambda: of_batches(1, request.batch * request.batches),
+        activations=activations,
+        losses=lambda: losses(*drawn(request.batch, request.batches)),
+        masks=detector.masks,
+    )
 
 
 def _counted(items: Iterable[T], total: int, on_item: Callable[[int, int], None]) -> Iterator[T]:

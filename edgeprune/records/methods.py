@@ -28,32 +28,71 @@ class Method:
     Attributes:
         source: Paper, with section and formula; or what it is the control for.
         at: 'module:function' under edgeprune; none for what a row does without a function of its own.
+        each: Of an importance: the function that scores single weights, for granularities that leave zeros; none where
+            the method has no such sense.
         needs: What it can't do without: data = training images, gradients = of the loss on them, training = epochs.
     """
 
     source: str
     at: str | None = None
     needs: tuple[Need, ...] = ()
+    each: str | None = None
 
     @property
     def function(self) -> Callable[..., Any]:
         """The function itself; its room is imported for it."""
-        assert self.at is not None
-        module, _, name = self.at.partition(":")
-        found: Callable[..., Any] = getattr(import_module(f"edgeprune.{module}"), name)
-        return found
+        return _function(self.at)
 
+    @property
+    def function_of_each(self) -> Callable[..., Any]:
+        """The function that scores single weights."""
+        return _function(self.each)
+
+
+def _function(at: str | None) -> Callable[..., Any]:
+    assert at is not None
+    module, _, name = at.partition(":")
+    found: Callable[..., Any] = getattr(import_module(f"edgeprune.{module}"), name)
+    return found
+
+
+_W, _A, _G = (f"prune.importance.{family}" for family in ("weights", "activations", "gradients"))
 
 METHODS: Mapping[Row, Mapping[str, Method]] = {
     "granularity": {
         "channels": Method("Li et al. 2017, section 3: whole filters, with everything that reads them"),
     },
     "importance": {
-        "random": Method("the control: uniform by seed", "prune.importance:random"),
-        "l1": Method("Li et al. 2017, section 3.1", "prune.importance:l1"),
-        "l2": Method("Li et al. 2017, section 3.1, with squares", "prune.importance:l2"),
-        "bn": Method("Liu et al. 2017 (network slimming), section 3", "prune.importance:bn"),
-        "taylor": Method("Molchanov et al. 2019, eq. 8 and 10", "prune.importance:taylor", ("data", "gradients")),
+        "random": Method("the control: uniform by seed", f"{_W}:random", each=f"{_W}:random_each"),
+        "l1": Method("Li et al. 2017, section 3.1", f"{_W}:l1", each=f"{_W}:l1_each"),
+        "l2": Method("Li et al. 2017, section 3.1, with squares", f"{_W}:l2", each=f"{_W}:l2_each"),
+        "bn": Method("Liu et al. 2017 (network slimming), section 3", f"{_W}:bn"),
+        "fpgm": Method("He et al. 2019, section 3: nearness to the geometric median", f"{_W}:fpgm"),
+        "lamp": Method("Lee et al. 2021, section 3", f"{_W}:lamp", each=f"{_W}:lamp_each"),
+        "synapses": Method(
+            "Lin et al. 2018 (synaptic strength), section 3", f"{_W}:synapses", each=f"{_W}:synapses_each"
+        ),
+        "masks": Method(
+            "what torch.nn.utils.prune left in the user's checkpoint", f"{_W}:masks", each=f"{_W}:masks_each"
+        ),
+        "apoz": Method("Hu et al. 2016, section 3", f"{_A}:apoz", ("data",)),
+        "activation": Method("Molchanov et al. 2017, section 2.2: mean activation", f"{_A}:activation", ("data",)),
+        "gradient": Method(
+            "Evci et al. 2020 (RigL), section 3: what it regrows by", f"{_G}:gradient", ("data", "gradients"),
+            f"{_G}:gradient_each",
+        ),
+        "taylor": Method(
+            "Molchanov et al. 2019, eq. 8 and 10", f"{_G}:taylor", ("data", "gradients"), f"{_G}:taylor_each"
+        ),
+        "fisher": Method(
+            "Theis et al. 2018, section 2; of single weights LeCun et al. 1990 (Optimal Brain Damage), the Hessian's "
+            "diagonal by the Fisher information", f"{_G}:fisher", ("data", "gradients"), f"{_G}:fisher_each",
+        ),
+        "snip": Method("Lee et al. 2019, section 4", f"{_G}:snip", ("data", "gradients"), f"{_G}:snip_each"),
+        "hessian": Method(
+            "Yu et al. 2022 (HAP), section 3; the trace by Hutchinson as in Dong et al. 2020 (HAWQ-V2)",
+            f"{_G}:hessian", ("data", "gradients"), f"{_G}:hessian_each",
+        ),
     },
     "regularization": {
         "none": Method("nothing"),

@@ -108,7 +108,7 @@ class Recipe(Record):
     min_width: int = Field(default=8, ge=1)
     """Channels that every channel group keeps at least."""
     importance_batches: int = Field(default=16, ge=1, le=10_000)
-    """Training batches whose gradients score the channels (importance taylor)."""
+    """Training batches that score the channels (importances that need data)."""
     rounds: int = Field(default=1, ge=1, le=20)
     """Prune and fine-tune this often, each round an equal factor of the MACs, or of the time where the goal is one."""
     round_epochs: int = Field(default=3, ge=1)

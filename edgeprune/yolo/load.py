@@ -6,18 +6,21 @@ Rules:
 - Every task of Ultralytics can be opened and cut; the pipeline, which trains and measures boxes, asks for a
   detector (`load_detector`).
 - Open-vocabulary models are refused: their classes are text embeddings given at run time.
+- Masks that `torch.nn.utils.prune` left are made permanent (weights with zeros, the parametrization removed) and handed
+  on: what is cut and written is a stock model again.
 - A YAML gives random weights from the given seed; what it would download (TorchVision's weights) stays out.
 """
 
 from __future__ import annotations
 
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils import prune
 from ultralytics.nn.modules.conv import Conv
 from ultralytics.nn.modules.head import RTDETRDecoder
 from ultralytics.nn.tasks import (
@@ -62,11 +65,13 @@ class Detector:
         model: FP32, eval mode, on the CPU.
         checkpoint: The checkpoint's other entries (training arguments, version, metrics); empty for a YAML.
         half: Whether the file holds FP16 weights.
+        masks: Parameter name -> what `torch.nn.utils.prune` left of it: 1 = stays, 0 = pruned.
     """
 
     model: BaseModel
     checkpoint: dict[str, Any]
     half: bool
+    masks: dict[str, torch.Tensor] = field(default_factory=dict)
 
     @property
     def names(self) -> dict[int, str]:
@@ -136,9 +141,10 @@ def load(path: Path, seed: int = 0) -> Detector:
             expected="a float model: edgeprune places the one set of scales itself",
             next_step="bring the checkpoint that the quantized training started from",
         )
+    masks = _make_permanent(model)
     stored = checkpoint.get("ema") or checkpoint["model"]
     half = checkpoint.get("train_args") is not None and _stored_half(path, stored)
-    return Detector(model, {k: v for k, v in checkpoint.items() if k not in {"model", "ema", "optimizer"}}, half)
+    return Detector(model, {k: v for k, v in checkpoint.items() if k not in {"model", "ema", "optimizer"}}, half, masks)
 
 
 def untrained(config: str, names: dict[int, str], seed: int) -> BaseModel:
@@ -194,6 +200,17 @@ def _refuse_open_vocabulary(found: bool, path: Path) -> None:
             where=path,
             next_step="set its classes, export or retrain it as a plain detector, and bring that",
         )
+
+
+def _make_permanent(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Take the parametrizations of `torch.nn.utils.prune` off. Mutates `model`; returns the masks by parameter name."""
+    masks = {}
+    for name, module in model.named_modules():
+        for own in [n.removesuffix("_mask") for n, _ in module.named_buffers(recurse=False) if n.endswith("_mask")]:
+            if f"{own}_orig" in module._parameters:
+                masks[f"{name}.{own}"] = getattr(module, f"{own}_mask").clone()
+                prune.remove(module, own)
+    return masks
 
 
 def _stored_half(path: Path, model: nn.Module) -> bool:

@@ -12,14 +12,16 @@ from ultralytics.cfg import get_cfg
 from ultralytics.nn.tasks import DetectionModel
 
 
-def gradients(model: DetectionModel, batches: Iterable[dict[str, Any]]) -> Iterator[dict[str, torch.Tensor]]:
-    """Gradients of the detection loss, one batch at a time.
+def losses(
+    model: DetectionModel, batches: Iterable[dict[str, Any]]
+) -> Iterator[tuple[torch.Tensor, dict[str, torch.nn.Parameter]]]:
+    """The detection loss, one batch at a time, to be differentiated.
 
     BatchNorm uses its running statistics (eval mode), as the deployed model does, so that the gradient of a
     channel is that of the function that will be cut. The caller's model isn't changed.
 
     Yields:
-        Parameter name -> gradient of the loss by it, for every parameter that the loss reaches.
+        The loss of a batch, and the parameters by name.
     """
     torch.set_num_threads(os.cpu_count() or 1)  # Ultralytics leaves one core idle
     model = copy.deepcopy(model).eval().requires_grad_(True)
@@ -27,7 +29,16 @@ def gradients(model: DetectionModel, batches: Iterable[dict[str, Any]]) -> Itera
     model.args = get_cfg(overrides={k: v for k, v in dict(model.args).items() if k in {"box", "cls", "dfl"}})
     model.criterion = None
     for batch in batches:
-        model.zero_grad(set_to_none=True)
         loss, _ = model(batch)
-        loss.sum().backward()
-        yield {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+        yield loss.sum(), dict(model.named_parameters())
+
+
+def gradients(model: DetectionModel, batches: Iterable[dict[str, Any]]) -> Iterator[dict[str, torch.Tensor]]:
+    """Gradients of the detection loss, one batch at a time.
+
+    Yields:
+        Parameter name -> gradient of the loss by it, for every parameter that the loss reaches.
+    """
+    for loss, parameters in losses(model, batches):
+        found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+        yield {name: g for name, g in zip(parameters, found, strict=True) if g is not None}
