@@ -18,7 +18,7 @@ export YOLO_OFFLINE := true
 export ORT_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup targets demo sweep fleet-demo compare check lint types layers test test-gpu test-pi zoo bench-aa bench-fleet bench-forms bench-int8 bench-ptq bench-schedules slow schema clean $(TARGETS)
+.PHONY: help setup targets demo sweep arena fleet-demo compare check lint types layers test test-gpu test-pi zoo bench-aa bench-fleet bench-forms bench-int8 bench-ptq bench-schedules slow schema clean $(TARGETS)
 
 help: ## this text
 	@echo "make TARGET MODEL=best.pt DATA=data.yaml [RECIPE=recipe.yaml] [CALIBRATION=name] [DEVICE=ssh://user@host] [OUT=build]"
@@ -52,6 +52,17 @@ sweep: $(READY) ## the curve of mAP over latency for several goals (TARGET, MODE
 	@$(BIN)/edgeprune sweep "$(TARGET)" --model "$(MODEL)" --data "$(DATA)" --goals "$(GOALS)" --out "$(OUT)" \
 		$(if $(KIND),--kind "$(KIND)") $(if $(REFINE),--refine "$(REFINE)") $(if $(RECIPE),--recipe "$(RECIPE)") \
 		$(if $(CALIBRATION),--calibration "$(CALIBRATION)") $(if $(DEVICE),--device "$(DEVICE)")
+
+arena: $(READY) ## every pruning method at one budget, raced (TARGET, MODEL, DATA, BUDGET=2x, EPOCHS; METHODS, SEEDS, STORAGE)
+	@test -n "$(TARGET)" || { echo "make arena: TARGET is missing; one of: $(TARGETS)" >&2; exit 2; }
+	@test -n "$(MODEL)" || { echo "make arena: MODEL is missing. Say: MODEL=best.pt" >&2; exit 2; }
+	@test -n "$(DATA)" || { echo "make arena: DATA is missing. Say: DATA=data.yaml" >&2; exit 2; }
+	@test -n "$(BUDGET)" || { echo "make arena: BUDGET is missing. Say: BUDGET=2x" >&2; exit 2; }
+	@test -n "$(EPOCHS)" || { echo "make arena: EPOCHS is missing. Say: EPOCHS=30" >&2; exit 2; }
+	@$(BIN)/edgeprune arena "$(TARGET)" --model "$(MODEL)" --data "$(DATA)" --budget "$(BUDGET)" --epochs "$(EPOCHS)" \
+		--methods "$(or $(METHODS),all)" --seeds "$(or $(SEEDS),1)" --out "$(OUT)" \
+		$(if $(STORAGE),--storage "$(STORAGE)") $(if $(RECIPE),--recipe "$(RECIPE)") \
+		$(if $(CALIBRATION),--calibration "$(CALIBRATION)") $(if $(DEVICE),--device "$(DEVICE)") $(OPTIONS)
 
 demo: $(READY) ## the main job on a synthetic data set, nothing downloaded (under 10 minutes on 2 cores)
 	@$(BIN)/edgeprune demo --out "$(OUT)/demo"

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from typer.core import TyperGroup
 
+from edgeprune.cli_arena import arena
 from edgeprune.cli_bench import Asked, bench_bundle
 from edgeprune.cli_calibrate import calibrate
 from edgeprune.cli_compare import compare
@@ -51,6 +52,7 @@ from edgeprune.records import (
     read_json,
 )
 from edgeprune.records.agent import AgentConfig
+from edgeprune.records.arena import Arena
 from edgeprune.records.fleet_profile import FleetProfile, Hosts
 from edgeprune.records.latency import LatencyTable
 from edgeprune.records.methods import METHODS
@@ -294,7 +296,7 @@ def apply(
     console.print(f"{out}: MACs {done.macs_ratio:.1%} of the parent's")
 
 
-for command in (latency_table, methods, sweep, compare, form, lint, gate, kit):
+for command in (latency_table, methods, arena, sweep, compare, form, lint, gate, kit):
     app.command()(command)
 
 
@@ -336,6 +338,7 @@ def schema(
         TargetProfile, Recipe, CalibrationSet, PrunePlan, Quantization, Measurement, Bundle, Report, BenchRequest,
         Benchmark, FleetProfile, Hosts, Kit, BoardEngine, DeviceInfo, Tune, Sweep, Compared, LatencyTable, Release,
         Rollout, DeviceStatus, Heartbeat, AgentConfig, RolloutRecipe,
+        Arena,
     )  # fmt: skip
     texts = {r.__name__: json.dumps(r.model_json_schema(), indent=2, sort_keys=True) for r in records}
     if out is None:

@@ -122,6 +122,10 @@ class DeviceError(EdgepruneError):
     """A device, or a runtime on it, that can't do what was asked: not installed, no space, no answer."""
 
 
+class BusyError(DeviceError):
+    """A folder that another build is at work in."""
+
+
 class UpdateError(EdgepruneError):
     """A fleet's repository, release, rollout or update that can't be: not signed, not newer, not known."""
 

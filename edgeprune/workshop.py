@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from edgeprune.errors import DeviceError
+from edgeprune.errors import BusyError
 from edgeprune.records import files
 
 
@@ -34,6 +34,10 @@ class Listener:
 
     def progress(self, stage: str, done: int, total: int, note: str = "") -> None:
         """How far a running stage has come."""
+
+    def trained(self, left: int, fitness: float) -> None:
+        """An epoch of training has ended. `left`: epochs that the build has still to train; `fitness`: on val, as
+        Ultralytics has it. What this raises ends the build there, and a later one goes on from that epoch."""
 
 
 class Workshop:
@@ -49,7 +53,8 @@ class Workshop:
         """Hold the folder for the length of a build.
 
         Raises:
-            DeviceError: Another build holds it, or it can't be written.
+            BusyError: Another build holds it.
+            DeviceError: It can't be written.
         """
         with files.no_space(self.folder):
             (self.folder / ".stages").mkdir(parents=True, exist_ok=True)
@@ -58,7 +63,7 @@ class Workshop:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise DeviceError(
+                raise BusyError(
                     "Another build is at work in this folder.", where=self.folder,
                     next_step="wait for it, or give another folder with --out",
                 ) from error  # fmt: skip

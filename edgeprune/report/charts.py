@@ -241,7 +241,7 @@ def silhouette(widths: Sequence[LayerWidth], width: float) -> Markup:
         for n, w in enumerate(widths)
     ]  # fmt: skip
     ticks, free = [], 0.0
-    for n, (name, first) in enumerate(_blocks(widths)):
+    for n, (name, first) in enumerate(blocks([w.layer for w in widths])):
         text = f"{name}"
         if n == 0 or x(first) >= free:
             ticks.append(tag("text", text, class_="tick", x=x(first), y=y.start + 17))
@@ -253,11 +253,11 @@ def silhouette(widths: Sequence[LayerWidth], width: float) -> Markup:
     )  # fmt: skip
 
 
-def _blocks(widths: Sequence[LayerWidth]) -> list[tuple[str, int]]:
+def blocks(layers: Sequence[str]) -> list[tuple[str, int]]:
     """The model's blocks ('4' of model.4.cv1.conv) and where each begins."""
     found: list[tuple[str, int]] = []
-    for n, w in enumerate(widths):
-        parts = w.layer.split(".")
+    for n, layer in enumerate(layers):
+        parts = layer.split(".")
         name = parts[1] if len(parts) > 1 and parts[1].isdigit() else parts[0]
         if not found or found[-1][0] != name:
             found.append((name, n))

@@ -202,6 +202,10 @@ def finetune(job: Job, phase: Phase, model: ModelFiles, again: bool = False) -> 
         moments=Path(f"{here}moments.pt") if followed else None,
     )
 
+    def on_epoch(done: int, total: int, fitness: float) -> None:
+        job.shop.listener.progress(name, done, total, f"fitness {fitness:.3f}")
+        job.shop.listener.trained(phase.all_epochs - phase.first_epoch - done, fitness)
+
     def act(work: Path) -> None:
         from edgeprune.train.finetune import finetune
         from edgeprune.yolo.data import make_view
@@ -227,9 +231,7 @@ def finetune(job: Job, phase: Phase, model: ModelFiles, again: bool = False) -> 
             work=work / "training",
             destination=made.under(work),
             log=job.shop / "logs" / f"{name.replace(' ', '-')}.log",
-            on_epoch=lambda done, total, fitness: job.shop.listener.progress(
-                name, done, total, f"fitness {fitness:.3f}"
-            ),
+            on_epoch=on_epoch,
         )
 
     keys = {
