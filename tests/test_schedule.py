@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from pydantic import ValidationError
 
+from edgeprune.errors import RecipeError
 from edgeprune.records import Goal, Recipe
-from edgeprune.schedule import Phase, phases
+from edgeprune.records.methods import METHODS, function_at
+from edgeprune.schedule import Phase, epochs_of, phases
 
 GOAL = Goal(macs_ratio=0.25)
 
@@ -64,3 +67,78 @@ def test_epochs_add_up_whatever_the_share() -> None:
     for share in (0.1, 0.5, 0.9):
         recipe = Recipe(goal=GOAL, schedule="prune-then-qat", epochs=7, qat_share=share)
         assert sum(p.epochs for p in phases(recipe, int8=True)) == 7
+
+
+# what trains before it cuts
+
+
+def places(listed: tuple[Phase, ...]) -> list[tuple[object, ...]]:
+    return [(p.share, p.chooses, p.point, p.first_epoch, p.epochs, p.all_epochs, p.widths) for p in listed]
+
+
+@pytest.mark.parametrize(
+    ("pruning", "expected"),
+    [
+        ("one-shot", [(1.0, False, 0, 0, 10, 10, 0)]),
+        ("gradual", [(1.0, True, 0, 0, 4, 10, 1), (1.0, False, 0, 4, 6, 10, 1)]),
+        # three epochs are the point; after the cut six more, at the rates from the third on
+        ("rewind-weights", [(None, False, 0, 0, 3, 4, 0), (None, False, 0, 3, 1, 4, 0), (1.0, False, 2, 3, 6, 9, 0)]),
+        ("rewind-rate", [(None, False, 0, 0, 4, 4, 0), (1.0, False, 0, 0, 6, 6, 0)]),
+    ],
+)
+def test_every_pruning_shares_out_the_same_epochs(pruning: str, expected: list[object]) -> None:
+    recipe = Recipe(goal=GOAL, pruning=pruning, pruning_share=0.4, rewind_epochs=3, epochs=10)
+    listed = phases(recipe, int8=False)
+    assert places(listed) == expected
+    for int8, schedule in ((False, "ptq"), (True, "ptq"), (True, "qap")):
+        assert epochs_of(recipe.model_copy(update={"schedule": schedule}), int8=int8) == 10
+
+
+@pytest.mark.parametrize("pruning", ["gradual", "soft", "regrowth"])
+def test_who_stays_is_decided_while_training(pruning: str) -> None:
+    deciding, cutting = phases(Recipe(goal=GOAL, pruning=pruning, epochs=4), int8=False)
+    assert METHODS["pruning"][pruning].at == f"schedule:{pruning}"
+    assert function_at(deciding.keeper).__name__ == pruning
+    assert not cutting.keeper
+    assert deciding.followed
+    assert not cutting.followed
+
+
+def test_quantization_aware_pruning_quantizes_what_trains_before_the_cut_too() -> None:
+    listed = phases(Recipe(goal=GOAL, pruning="gradual", epochs=8), int8=True)
+    assert summary(listed) == [(True, 0.25, 4, True), (False, 0.25, 2, True), (True, None, 2, True)]
+    assert [p.widths for p in listed] == [1, 1, 0]
+    assert [p.follow for p in listed] == [True, True, False]
+
+
+def test_rewinding_the_rate_does_so_after_every_round() -> None:
+    listed = phases(Recipe(goal=GOAL, pruning="rewind-rate", rounds=2, round_epochs=3, epochs=8), int8=False)
+    assert [(p.share, p.first_epoch, p.epochs, p.all_epochs) for p in listed] == [
+        (None, 0, 4, 4), (0.5, 0, 3, 3), (1.0, 0, 4, 4),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("regularization", ["slimming", "group-lasso", "growing", "l0"])
+def test_regularization_is_a_phase_of_the_whole_model_in_front(regularization: str) -> None:
+    recipe = Recipe(goal=GOAL, regularization=regularization, regularization_epochs=2, epochs=8, rounds=2)
+    first, *rest = phases(recipe, int8=True)
+    assert (first.epochs, first.quantized, first.calibrate, first.first_epoch) == (2, False, False, 0)
+    assert rest[0].calibrate
+    assert rest[0].first_epoch == 2
+    assert first.chooses == (regularization == "growing")  # alone in pressing only those that will go
+    assert [p.widths for p in rest] == ([1] if regularization == "growing" else [0]) + [0] * (len(rest) - 1)
+
+
+def test_too_few_epochs_are_refused() -> None:
+    with pytest.raises(RecipeError, match="too few epochs"):
+        phases(Recipe(goal=GOAL, pruning="soft", epochs=1), int8=False)
+    with pytest.raises(RecipeError, match="rewind_epochs"):
+        phases(Recipe(goal=GOAL, pruning="rewind-weights", epochs=4, rewind_epochs=2), int8=False)
+
+
+@pytest.mark.parametrize(
+    "given", [{"pruning": "gradual", "rounds": 2}, {"regularization_strength": 0.1}, {"pruning": "slowly"}]
+)
+def test_what_makes_no_sense_together_is_refused(given: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        Recipe(**given)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -20,9 +21,10 @@ from edgeprune.graph.cost import CostModel
 from edgeprune.graph.trace import Program, dry_run, trace
 from edgeprune.prune import importance
 from edgeprune.prune.allocate import Budget, allocate
-from edgeprune.prune.apply import apply, compose, make_plan, original_sizes
+from edgeprune.prune.apply import apply, compose, make_plan, original_sizes, require_plan_of
 from edgeprune.prune.choose import choose
-from edgeprune.prune.ladder import Keeps, Limits
+from edgeprune.prune.ladder import Keeps, Limits, keeps_at
+from edgeprune.prune.owned import Owned
 from edgeprune.prune.time import Clock
 from edgeprune.quant import fold
 from edgeprune.quant.fake import SCALES, attach, with_rounded_weights
@@ -49,6 +51,9 @@ class Request:
         before: The plan from parent to model; None in the first round.
         quantization: The model's scales. Channels are then scored as INT8 computes them.
         moments: The optimizer's moments, to be cut with the model.
+        carrier: Another training of the same model, with its scales and moments, which is cut in place of the one that
+            is scored.
+        widths: A plan for this model that says how many channels stay; the scores say which. Instead of a goal.
         image_size: Height and width in pixels that MACs are counted at.
         macs_ratio: MACs that may stay, as a share of the parent's; or
         channel_ratio: channels that may stay, as a share of all; or
@@ -66,6 +71,8 @@ class Request:
     before: Path | None = None
     quantization: Path | None = None
     moments: Path | None = None
+    carrier: ModelFiles | None = None
+    widths: Path | None = None
     macs_ratio: float | None = None
     channel_ratio: float | None = None
     clock: Clock | None = None
@@ -127,14 +134,19 @@ def prune_checkpoint(
         graph, costs, keeps, time, importance=request.importance, allocation=request.allocation,
         channel_multiple=request.channel_multiple, seed=request.seed,
     )  # fmt: skip
-    cut = apply(detector.model, graph, plan, blocks.settle)
+    moments, cut_from = request.moments, detector
+    if request.carrier is not None and request.carrier.checkpoint != request.model:
+        cut_from, moments = load(request.carrier.checkpoint), request.carrier.moments
+        scales = request.carrier.quantization
+        record = read_json(scales, Quantization, PlanError) if scales else None
+    cut = apply(cut_from.model, graph, plan, blocks.settle)
     _require_running(cut, request.image_size, detector.channels)
     if record is not None:
         assert files.quantization is not None
         write_json(files.quantization, fold.cut(record, plan.layers))
-    if request.moments is not None:
+    if moments is not None:
         assert files.moments is not None
-        write_bytes(files.moments, cut_moments(request.moments, detector.model, graph, plan, record))
+        write_bytes(files.moments, cut_moments(moments, cut_from.model, graph, plan, record))
     if before is not None:
         plan = compose(before, plan, parent_graph, CostModel(parent_graph, parent))
     assert files.plan is not None
@@ -197,12 +209,30 @@ def _choose(
     limits: Limits,
     macs_before: float,
 ) -> tuple[Keeps, PlannedTime | None]:
+    if request.widths is not None:
+        return _at_widths(read_json(request.widths, PrunePlan, PlanError), graph, detector.model, scores)
     if request.clock is not None:
         return choose(graph, costs, scores, request.clock(graph, detector.model), request.allocation, limits)
     budget = Budget(
         macs_ratio=request.macs_ratio / macs_before if request.macs_ratio else None, channel_ratio=request.channel_ratio
     )
     return allocate(graph, costs, scores, budget, request.allocation, limits), None
+
+
+def _at_widths(
+    plan: PrunePlan, graph: ChannelGraph, model: nn.Module, scores: importance.Scores
+) -> tuple[Keeps, PlannedTime | None]:
+    """The best-scored channels at widths that were chosen before; those that training left silent go first."""
+    require_plan_of(graph, plan)
+    silent, owned = Owned.silent(graph, model)
+    known = {
+        name: np.where(silent[owned.groups[name].start : owned.groups[name].stop], -np.inf, values)
+        if name in owned.groups
+        else values
+        for name, values in scores.items()
+    }
+    widths = np.array([len(plan.groups[group.name].keep) for group in graph.groups], dtype=np.float64)
+    return keeps_at(graph, known, widths), plan.time
 
 
 def _scores(

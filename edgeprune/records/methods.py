@@ -31,26 +31,30 @@ class Method:
         each: Of an importance: the function that scores single weights, for granularities that leave zeros; none where
             the method has no such sense.
         needs: What it can't do without: data = training images, gradients = of the loss on them, training = epochs.
+        chosen: Whether it needs to know, while it trains, which channels would go.
     """
 
     source: str
     at: str | None = None
     needs: tuple[Need, ...] = ()
     each: str | None = None
+    chosen: bool = False
 
     @property
     def function(self) -> Callable[..., Any]:
         """The function itself; its room is imported for it."""
-        return _function(self.at)
+        assert self.at is not None
+        return function_at(self.at)
 
     @property
     def function_of_each(self) -> Callable[..., Any]:
         """The function that scores single weights."""
-        return _function(self.each)
+        assert self.each is not None
+        return function_at(self.each)
 
 
-def _function(at: str | None) -> Callable[..., Any]:
-    assert at is not None
+def function_at(at: str) -> Callable[..., Any]:
+    """The function that 'module:function' under edgeprune names; its room is imported for it."""
     module, _, name = at.partition(":")
     found: Callable[..., Any] = getattr(import_module(f"edgeprune.{module}"), name)
     return found
@@ -96,9 +100,31 @@ METHODS: Mapping[Row, Mapping[str, Method]] = {
     },
     "regularization": {
         "none": Method("nothing"),
+        "slimming": Method("Liu et al. 2017, section 3, eq. 1", "train.regularize:slimming", ("data", "training")),
+        "group-lasso": Method(
+            "Wen et al. 2016, section 3, eq. 2, over channels", "train.regularize:group_lasso", ("data", "training")
+        ),
+        "growing": Method(
+            "Wang et al. 2021, section 3, GReg-1", "train.regularize:growing", ("data", "training"), chosen=True
+        ),
+        "l0": Method("Louizos et al. 2018, section 2.2 (hard-concrete gates)", "train.gates:l0", ("data", "training")),
     },
     "pruning": {
-        "one-shot": Method("cut, then train; `rounds` over 1: iterative (Han et al. 2015, section 3)"),
+        "one-shot": Method(
+            "cut, then train; `rounds` over 1: iterative (Han et al. 2015, section 3)", "schedule:one_shot"
+        ),
+        "gradual": Method("Zhu, Gupta 2018, eq. 1, over channels", "schedule:gradual", ("data", "training")),
+        "soft": Method("He et al. 2018, section 3.2 (soft filter pruning)", "schedule:soft", ("data", "training")),
+        "regrowth": Method(
+            "Evci et al. 2020, section 3 (RigL), over channels", "schedule:regrowth", ("data", "training")
+        ),
+        "rewind-weights": Method(
+            "Frankle et al. 2020, section 2 (lottery ticket, rewound weights)", "schedule:rewind_weights",
+            ("data", "training"),
+        ),
+        "rewind-rate": Method(
+            "Renda et al. 2020, section 2 (rewound learning rate)", "schedule:rewind_rate", ("data", "training")
+        ),
     },
     "allocation": {
         "global": Method(
@@ -110,8 +136,17 @@ METHODS: Mapping[Row, Mapping[str, Method]] = {
     },
     "distillation": {
         "none": Method("labels alone"),
-        "logits": Method("Hinton et al. 2015 (scores); LD, Zheng et al. 2022, eq. 4 (boxes)", needs=("training",)),
-        "ultralytics": Method("Ultralytics' own feature distillation", needs=("training",)),
+        "logits": Method(
+            "Hinton et al. 2015 (scores); LD, Zheng et al. 2022, eq. 4 (boxes)", "train.distill:logits", ("training",)
+        ),
+        "cwd": Method(
+            "Shu et al. 2021, section 3.2 (channel-wise, of features)", "train.features:cwd", ("training",)
+        ),
+        "mgd": Method(
+            "Yang et al. 2022, section 3 (masked generative, of features)", "train.features:mgd", ("training",)
+        ),
+        "ld": Method("Zheng et al. 2022, eq. 3 and 4 (boxes alone)", "train.distill:ld", ("training",)),
+        "ultralytics": Method("Ultralytics' own feature distillation", "train.distill:stock", ("training",)),
     },
 }  # fmt: skip
 

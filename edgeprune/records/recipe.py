@@ -99,8 +99,16 @@ class Recipe(Record):
     """How it is scored."""
     regularization: Regularization = "none"
     """What training is pressed towards before anything is cut."""
+    regularization_epochs: int = Field(default=3, ge=1)
+    """Epochs of the whole model with regularization, before all others."""
+    regularization_strength: float | None = Field(default=None, gt=0.0)
+    """Of its penalty, against the detection loss of an image; none: the method's own (train/regularize.py)."""
     pruning: Pruning = "one-shot"
     """How cutting and training alternate."""
+    pruning_share: float = Field(default=0.5, gt=0.0, lt=1.0)
+    """Share of `epochs` that any pruning but one-shot trains before the cut."""
+    rewind_epochs: int = Field(default=1, ge=1)
+    """Epochs after which the model is kept that rewind-weights goes back to."""
     allocation: Allocation = "global"
     """How the goal is shared out among the layers."""
     max_group_ratio: float = Field(default=0.8, ge=0.0, lt=1.0)
@@ -144,7 +152,7 @@ class Recipe(Record):
     distillation: Distillation = "logits"
     """What the pruned model learns from its parent besides the labels."""
     distillation_weight: float = Field(default=1.0, ge=0.0)
-    """Weight of the distillation loss against the detection loss (logits)."""
+    """Weight of the distillation loss against the detection loss, but for ultralytics', which has its own."""
     torch_device: str = ""
     """Where to fine-tune: '' (first GPU if there is one), 'cpu', '0', '0,1'."""
     workers: int = Field(default=8, ge=0)
@@ -168,3 +176,17 @@ class Recipe(Record):
         if len(set(sizes)) != len(sizes):
             raise ValueError("input sizes to race are distinct")
         return sizes
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Recipe:
+        if self.rounds > 1 and self.pruning not in {"one-shot", "rewind-rate"}:
+            raise ValueError(
+                f"rounds {self.rounds} with pruning {self.pruning}, which cuts once: give rounds 1, or pruning "
+                "one-shot or rewind-rate"
+            )
+        if self.regularization_strength is not None and self.regularization == "none":
+            raise ValueError(
+                "regularization_strength without regularization: name one (edgeprune methods --row regularization), or "
+                "leave the strength out"
+            )
+        return self

@@ -128,14 +128,19 @@ def calibrate(job: Job, phase: Phase, model: ModelFiles) -> ModelFiles:
 
 
 def prune(job: Job, phase: Phase, model: ModelFiles, again: bool = False) -> ModelFiles:
-    """plan.json and pruned.pt of a phase; the plan is always from the parent. What travels along is cut too."""
+    """plan.json and pruned.pt of a phase; the plan is always from the parent. What travels along is cut too. Where only
+    widths are chosen, the model goes on whole."""
     if phase.share is None:
         return model
     here, goal = phase.folder("cut"), job.recipe.goal
+    widths = None if phase.chooses else _chosen(job, phase)
+    carrier = _trained_in(job, phase.number - phase.point, model) if phase.point else model
     needs_data = "data" in METHODS["importance"][job.recipe.importance].needs
     clock, ratio = None, None if goal.in_time else goal.macs_after(phase.share)
     aim: dict[str, object] = {"macs_ratio": ratio}
-    if goal.in_time:
+    if widths is not None:
+        aim = {"widths": widths}
+    elif goal.in_time:
         clock, aim = pace_clock(job, phase.share, model)
     made = replace(
         model,
@@ -157,6 +162,8 @@ def prune(job: Job, phase: Phase, model: ModelFiles, again: bool = False) -> Mod
                 before=model.plan,
                 quantization=model.quantization,
                 moments=model.moments,
+                carrier=carrier,
+                widths=widths,
                 image_size=job.image_size,
                 macs_ratio=ratio,
                 clock=clock,
@@ -175,18 +182,35 @@ def prune(job: Job, phase: Phase, model: ModelFiles, again: bool = False) -> Mod
             on_batch=lambda done, total: job.shop.listener.progress(f"prune {phase.number}", done, total, "gradients"),
         )
 
+    rewound = {"carrier": carrier.checkpoint} if phase.point else {}
     keys = {"importance", "allocation", "max_group_ratio", "min_width", "importance_batches", "seed"}
     drawn = {"batch": job.recipe.batch, "data": job.sha256["data"]} if needs_data else {}
     job.shop.stage(
         f"prune {phase.number}", act,
         reads={
             **model.named(), "parent": job.shop / "parent.pt", "recipe": job.recipe.model_dump(include=keys),
-            **aim, "shape": job.profile.input_shape, "multiple": job.profile.channel_multiple, **drawn,
+            **aim, **rewound, "shape": job.profile.input_shape, "multiple": job.profile.channel_multiple, **drawn,
             **versions("ultralytics", "torch"),
         },
         makes=tuple(str(path) for path in made.named().values()), force=again,
     )  # fmt: skip
-    return made.under(job.shop.folder)
+    return model if phase.chooses else made.under(job.shop.folder)
+
+
+def _chosen(job: Job, phase: Phase) -> Path | None:
+    """The plan whose widths stand in a phase."""
+    return job.shop / f"phases/{phase.widths}/plan.json" if phase.widths else None
+
+
+def _trained_in(job: Job, number: int, model: ModelFiles) -> ModelFiles:
+    """What an earlier phase trained, as far as `model` has it too."""
+    made = ModelFiles(
+        checkpoint=Path("finetuned.pt"),
+        plan=None,
+        quantization=model.quantization and Path("quantization.json"),
+        moments=model.moments and Path("moments.pt"),
+    )
+    return replace(made.under(job.shop / f"phases/{number}"), plan=model.plan)
 
 
 def finetune(job: Job, phase: Phase, model: ModelFiles, again: bool = False) -> ModelFiles:
@@ -194,7 +218,7 @@ def finetune(job: Job, phase: Phase, model: ModelFiles, again: bool = False) -> 
     if not phase.epochs:
         return model
     here, name = phase.folder("train"), f"finetune {phase.number}"
-    followed = phase.first_epoch + phase.epochs < phase.all_epochs
+    followed, widths = phase.followed, _chosen(job, phase)
     rate = job.recipe.learning_rate * (job.recipe.qat_rate if phase.quantized else 1.0)
     made = ModelFiles(
         checkpoint=Path(f"{here}finetuned.pt"),
@@ -227,6 +251,8 @@ def finetune(job: Job, phase: Phase, model: ModelFiles, again: bool = False) -> 
             ),
             learning_rate=rate,
             follow=phase.follow,
+            keeper=phase.keeper,
+            widths=widths,
             image_size=job.image_size[0],
             work=work / "training",
             destination=made.under(work),
@@ -234,7 +260,10 @@ def finetune(job: Job, phase: Phase, model: ModelFiles, again: bool = False) -> 
             on_epoch=on_epoch,
         )
 
-    keys = {
+    # what goes along; and whether the last epoch or the best is taken, where the epochs don't tell
+    along: dict[str, object] = {"keeper": phase.keeper, "widths": widths} if phase.keeper else {}
+    along |= {"followed": followed} if followed != (phase.first_epoch + phase.epochs < phase.all_epochs) else {}
+    keys = ({"regularization_strength"} if phase.keeper else set()) | {
         "batch", "distillation", "distillation_weight", "workers", "cache", "seed", "torch_device",
     } | ({"norm_freeze_share"} if phase.quantized else set())  # fmt: skip
     job.shop.stage(
@@ -243,7 +272,7 @@ def finetune(job: Job, phase: Phase, model: ModelFiles, again: bool = False) -> 
             **replace(model, plan=None).named(), "parent": job.shop / "parent.pt",
             "data": job.sha256["data"], "size": job.image_size,
             "recipe": {**job.recipe.model_dump(include=keys), "learning_rate": rate},
-            "epochs": (phase.first_epoch, phase.epochs, phase.all_epochs), "follow": phase.follow,
+            "epochs": (phase.first_epoch, phase.epochs, phase.all_epochs), "follow": phase.follow, **along,
             **versions("ultralytics", "torch"),
         },
         makes=tuple(str(path) for path in made.named().values()), force=again,

@@ -17,7 +17,7 @@ from edgeprune.machine import installed
 from edgeprune.records import Report, files, read_json, write_json
 from edgeprune.records.rivals import LeftOut, Scores, Ways
 from edgeprune.rivals.roll import TRAINS_WITH, Rival, lacks, rivals
-from edgeprune.schedule import phases
+from edgeprune.schedule import epochs_of
 from edgeprune.stages.common import artifact, probe_images, versions
 from edgeprune.workshop import Workshop
 
@@ -54,7 +54,7 @@ class Contest:
     @property
     def epochs(self) -> int:
         """Of fine-tuning that the build had in all."""
-        return phases(self.job.recipe, int8=self.job.int8)[-1].all_epochs
+        return epochs_of(self.job.recipe, int8=self.job.int8)
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ class Stretch:
     Attributes:
         first, count, total: Epochs before this run, in it, and in all.
         moments_in: The optimizer's moments to start with.
-        moments_out: Where to leave them.
+        moments_out: Where to leave them, where another run goes on from this one.
         freeze_share: Share of all epochs, at the end, with frozen BatchNorm statistics.
     """
 

@@ -148,6 +148,19 @@ def _trainer_of(model: nn.Module) -> tuple[str, Any]:
     return task, PrunedRTDETRTrainer if isinstance(student, RTDETRDetectionModel) else _TRAINERS[task]
 
 
+def trained(trainer: Any) -> nn.Module:
+    """The module that is trained, without what DDP or a stock distillation has put around it."""
+    model = unwrap_model(trainer.model)
+    found: nn.Module = getattr(model, "student_model", model)
+    return found
+
+
+def averaged(trainer: Any) -> nn.Module:
+    """Its EMA."""
+    found: nn.Module = getattr(trainer.ema.ema, "student_model", trainer.ema.ema)
+    return found
+
+
 @dataclass
 class WrapLoss:
     """Callback: put `wrap` around the model's own criterion before the first batch."""
@@ -302,6 +315,6 @@ def train(
             if told and not trainer.ddp:  # callbacks travel to DDP's workers; a terminal can't
                 trainer.add_callback("on_fit_epoch_end", told)
             trainer.train()
-    followed = stretch is not None and stretch.first + stretch.count < stretch.total
+    followed = stretch is not None and stretch.moments_out is not None
     model, _ = load_checkpoint(weights / ("last.pt" if followed else "best.pt"))
     return getattr(model, "student_model", model)  # Ultralytics' own distillation wraps the model

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
+
+import pytest
 import torch
 
-from edgeprune.train.distill import BOXES, distillation_loss
+from edgeprune.errors import RecipeError
+from edgeprune.train.distill import BOXES, Lesson, distillation_loss, ld, localization_loss
 
 
 def predictions(seed: int, anchors: int = 5) -> dict[str, torch.Tensor]:
@@ -47,3 +52,25 @@ def test_heads_without_bins_are_compared_as_numbers() -> None:
         {"scores": scores, "boxes": torch.zeros(1, 4, 1)}, {"scores": scores, "boxes": torch.full((1, 4, 1), 2.0)}
     )
     assert torch.isclose(loss, torch.tensor(BOXES * 2.0))
+
+
+def test_localization_is_the_softened_divergence_of_boxes_alone() -> None:
+    """Two bins: logits 10 and 0 at temperature 10 are odds of e to 1; against even odds."""
+    parent, student = torch.zeros(1, 8, 1), torch.zeros(1, 8, 1)
+    parent.view(1, 4, 2, 1)[:, :, 0] = 10.0
+    p = math.e / (1 + math.e)
+    divergence = p * math.log(2 * p) + (1 - p) * math.log(2 * (1 - p))
+    sure, other = torch.full((1, 1, 1), 20.0), torch.full((1, 1, 1), -3.0)
+    loss = localization_loss({"scores": other, "boxes": student}, {"scores": sure, "boxes": parent})
+    torch.testing.assert_close(loss, torch.tensor(BOXES * 100 * divergence), rtol=1e-4, atol=0)
+    assert float(localization_loss({"scores": other, "boxes": parent}, {"scores": sure, "boxes": parent})) == 0.0
+
+
+def test_localization_needs_a_head_with_distributions(tiny: Path) -> None:
+    from edgeprune.yolo.load import load
+
+    model = load(tiny).model
+    assert ld(Lesson(model, tiny, 1.0)).wrap is not None
+    model.model[-1].reg_max = 1
+    with pytest.raises(RecipeError, match="distillation: ld"):
+        ld(Lesson(model, tiny, 1.0))

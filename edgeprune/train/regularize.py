@@ -1,0 +1,140 @@
+"""Regularization before a cut: a penalty that presses channels towards zero while the whole model trains.
+
+Rules:
+- A penalty is a gradient that is added to the loss' own before each step. Ultralytics' loss is that of an image times
+  the batch; so is the penalty.
+- Only channels that can be cut are pressed.
+- `growing` is a decay beside AdamW's own, not a gradient: AdamW divides gradients by their size, which would make any
+  strength the same.
+- A run that presses every channel of a group to nothing is refused: there would be no order among them left to cut by.
+
+| name | penalty, of which the gradient is taken | source |
+|---|---|---|
+| slimming | strength x sum of abs(BatchNorm scale) | Liu et al. 2017, section 3, eq. 1 |
+| group_lasso | strength x sum over channels of the l2 norm of all that it owns | Wen et al. 2016, section 3, eq. 2 |
+| growing | growing strength / 2 x squared l2 norm of the channels that will go | Wang et al. 2021, section 3, GReg-1 |
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from edgeprune.errors import RecipeError
+from edgeprune.prune.owned import Part
+from edgeprune.train.whole import Whole, steps_of, with_gradients
+from edgeprune.yolo.trainer import trained
+
+#: Ten times the paper's 1e-4: a build presses for a few hundred steps, not for a whole training.
+SLIMMING = 1e-3
+#: As much on a whole channel as slimming on its scale.
+GROUP_LASSO = 1e-3
+#: The paper's ceiling is 1, reached in 10,000 steps and more; at AdamW's rate of 0.0014 and a hundred steps, a decay of
+#: 100 leaves of a channel as little.
+GROWING = 100.0
+#: Share of the steps in which growing's decay rises; then it stays at its ceiling (the paper's stabilising stage).
+GROWS = 0.75
+#: A channel is closed when its BatchNorm scales are this small a share of what its group's were on average.
+CLOSED = 0.01
+
+
+class Slimming:
+    """L1 on BatchNorm scales, by its subgradient: strength x sign(scale)."""
+
+    def __init__(self, whole: Whole) -> None:
+        self.owned, self.parts = whole.owned, whole.owned.norms
+        self.strength = SLIMMING if whole.strength is None else whole.strength
+        self.before = self._scales(whole.model)
+
+    def optimizer_step(self, trainer: Any) -> None:
+        for part, weight, gradient in with_gradients(trainer, self.parts):
+            gradient += self.strength * trainer.batch_size * weight.sign() * _theirs(part, self.owned.count, weight)
+
+    def end(self, model: nn.Module) -> None:
+        """Raises RecipeError where a channel group has closed altogether."""
+        after, normed = self._scales(model), self.owned.normed
+        for name, numbers in self.owned.groups.items():
+            group = slice(numbers.start, numbers.stop)
+            if normed[group].all() and bool((after[group] < CLOSED * self.before[group].mean()).all()):
+                raise all_closed("slimming", name, self.strength)
+
+    def _scales(self, model: nn.Module) -> torch.Tensor:
+        found = {name: p.detach().abs().float().cpu() for name, p in model.named_parameters()}
+        return self.owned.sums(found, self.parts)
+
+
+class GroupLasso:
+    """The l2 norm of everything that a channel owns; its gradient is strength x weight / norm."""
+
+    def __init__(self, whole: Whole) -> None:
+        self.owned = whole.owned
+        self.strength = GROUP_LASSO if whole.strength is None else whole.strength
+
+    def optimizer_step(self, trainer: Any) -> None:
+        squares = {name: p.detach() ** 2 for name, p in trained(trainer).named_parameters()}
+        norms = self.owned.sums(squares).sqrt().clamp(min=1e-12)
+        inverse = torch.cat((1 / norms, norms.new_zeros(1)))
+        for part, weight, gradient in with_gradients(trainer, self.owned.parts):
+            gradient += self.strength * trainer.batch_size * weight * inverse[part.numbers.to(weight.device)]
+
+
+class Growing:
+    """L2 that grows on the channels that will go: weight -= rate x strength at this step x weight."""
+
+    def __init__(self, whole: Whole) -> None:
+        self.parts, self.goes = whole.owned.parts, whole.goes
+        self.ceiling = GROWING if whole.strength is None else whole.strength
+        self.step = 0
+
+    def state_dict(self) -> dict[str, int]:
+        return {"step": self.step}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.step = state["step"]
+
+    def on_before_zero_grad(self, trainer: Any) -> None:
+        self.step += 1
+        rate = trainer.optimizer.param_groups[0]["lr"]
+        left = max(1 - rate * grown(self.ceiling, self.step, steps_of(trainer)), 0.0)
+        model = trained(trainer)
+        with torch.no_grad():
+            for part in self.parts:
+                weight = model.get_parameter(part.parameter)
+                going = self.goes[part.numbers].to(weight.device)
+                weight.mul_(torch.where(going, left, 1.0))
+
+
+def slimming(whole: Whole) -> Slimming:
+    """Network slimming."""
+    return Slimming(whole)
+
+
+def group_lasso(whole: Whole) -> GroupLasso:
+    """Structured sparsity learning, over channels."""
+    return GroupLasso(whole)
+
+
+def growing(whole: Whole) -> Growing:
+    """Growing regularization, GReg-1: who goes is fixed by the scores before, how hard they are pressed grows."""
+    return Growing(whole)
+
+
+def grown(ceiling: float, step: int, steps: int) -> float:
+    """The decay at a step, from 1: rises evenly, then stays."""
+    return ceiling * min(step / (GROWS * steps), 1.0)
+
+
+def all_closed(regularization: str, group: str, strength: float) -> RecipeError:
+    """The refusal of a run that closed every channel of a group."""
+    return RecipeError(
+        "Regularization pressed every channel of a channel group to nothing: no order is left to cut by.",
+        where=f"regularization: {regularization}, channel group {group}",
+        got=f"regularization_strength {strength:g}",
+        next_step="lower regularization_strength, or regularization_epochs; what was built before it stands",
+    )
+
+
+def _theirs(part: Part, count: int, like: torch.Tensor) -> torch.Tensor:
+    return (part.numbers < count).to(like.device, like.dtype)
