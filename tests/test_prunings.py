@@ -10,11 +10,14 @@ import yaml
 
 import edgeprune
 from edgeprune import stages
+from edgeprune.calibration.select import select
+from edgeprune.calibration.sets import write_calibration
 from edgeprune.errors import EdgepruneError, RecipeError
 from edgeprune.job import plan_job
 from edgeprune.prune.make import channel_graph
 from edgeprune.prune.owned import Owned
-from edgeprune.records import PrunePlan, Recipe, read_json
+from edgeprune.records import PrunePlan, Quantization, Recipe, read_json
+from edgeprune.records.dataset import read_dataset
 from edgeprune.records.files import sha256_file
 from edgeprune.schedule import phases
 from edgeprune.workshop import Listener
@@ -145,6 +148,27 @@ def test_a_rewound_rate_begins_again_after_the_cut(tmp_path: Path, inputs: dict[
     assert set(regularized.state_dict()) == set(load(folder / "parent.pt").model.state_dict())  # stock again
     moments = torch.load(folder / "phases/1/moments.pt", weights_only=True)
     assert set(moments) <= set(dict(regularized.named_parameters()))
+
+
+@pytest.mark.parametrize(
+    ("pruning", "distillation"), [("gradual", "cwd"), ("rewind-weights", "mgd"), ("regrowth", "ultralytics")]
+)
+def test_what_trains_before_the_cut_can_be_quantized(
+    tmp_path: Path, inputs: dict[str, str], pruning: str, distillation: str
+) -> None:
+    quantized = TARGET.replace("[fp32]", "[fp32, int8]") + "quantization: {activations: asymmetric, placement: all}\n"
+    (tmp_path / "int8.yaml").write_text(quantized)
+    data = read_dataset(Path(inputs["data"]))
+    few = select(data, 4, 0, name="few", licence="synthetic", input_shape=(1, 3, 64, 64)).calibration
+    inputs = {**inputs, "target": str(tmp_path / "int8.yaml"), "calibration": str(write_calibration(few, tmp_path))}
+    recipe = {"pruning": pruning, "epochs": 4, "distillation": distillation}
+    folder = build(inputs, tmp_path, recipe).parent / "int8"
+    record = read_json(folder / "quantization.json", Quantization, EdgepruneError)
+    model = load(folder / "finetuned.pt").model
+    convolutions = {n: m.out_channels for n, m in model.named_modules() if isinstance(m, torch.nn.Conv2d)}
+    assert record.weights
+    assert all(len(scales) == convolutions[name] for name, scales in record.weights.items())
+    assert plan_of(folder).macs_ratio <= 0.6
 
 
 def test_gates_that_all_close_end_the_build_and_nothing_is_lost(tmp_path: Path, inputs: dict[str, str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,14 +39,10 @@ def listen(model: Any) -> Neck:
 
 def neck_widths(model: Any, channels: int = 3) -> tuple[int, ...]:
     """Channels that the head of `model` reads, level by level."""
-    neck = Neck()
-    hook = model.model[-1].register_forward_pre_hook(neck)
-    edge = 2 * max(int(model.stride.max()), 32)
-    try:
-        with torch.no_grad():
-            model.eval()(torch.zeros(1, channels, edge, edge))
-    finally:
-        hook.remove()
+    own = copy.deepcopy(model).eval()  # a head remembers the places of what it has seen
+    neck, edge = listen(own), 2 * max(int(model.stride.max()), 32)
+    with torch.no_grad():
+        own(torch.zeros(1, channels, edge, edge))
     return tuple(level.shape[1] for level in neck.take())
 
 

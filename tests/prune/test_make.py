@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from edgeprune.cli import app
 from edgeprune.errors import PlanError
 from edgeprune.prune.make import Request, prune_checkpoint, replay
+from edgeprune.records import PrunePlan, read_json
 from edgeprune.records.model import ModelFiles
+from edgeprune.yolo.checkpoint import pack
+from edgeprune.yolo.load import load
 
 CONFIG = "yolov8n.yaml"
 
@@ -63,6 +67,28 @@ def test_edited_plan_is_refused(
         replay(Path(CONFIG), tmp_path / "plan.json", tmp_path / "out.pt")
     assert says in str(caught.value)
     assert not (tmp_path / "out.pt").exists()
+
+
+def test_widths_that_were_chosen_stand_and_silent_channels_go_first(made: Path, tmp_path: Path) -> None:
+    """Whatever the score: here it is the largest for the channels whose BatchNorm is zero."""
+    detector = load(Path(CONFIG))
+    conv = detector.model.model[1]
+    with torch.no_grad():
+        conv.conv.weight[:3] *= 100
+        for parameter in conv.bn.parameters():
+            parameter[:3] = 0
+    (tmp_path / "model.pt").write_bytes(pack(detector.model, {}, half=False))
+    request = Request(
+        model=tmp_path / "model.pt", image_size=(64, 64), importance="l1", widths=made / "plan.json", seed=3
+    )
+    _, plan = prune_checkpoint(request, files=ModelFiles(tmp_path / "pruned.pt", tmp_path / "plan.json"))
+    before = read_json(made / "plan.json", PrunePlan, PlanError)
+    assert {n: len(g.keep) for n, g in plan.groups.items()} == {n: len(g.keep) for n, g in before.groups.items()}
+    assert 0 < len(plan.groups["model.1.conv"].keep) < plan.groups["model.1.conv"].size
+    assert not {0, 1, 2} & set(plan.groups["model.1.conv"].keep)
+    other = Request(model=Path("yolov8s.yaml"), image_size=(64, 64), importance="l1", widths=made / "plan.json")
+    with pytest.raises(PlanError, match="made for another model"):
+        prune_checkpoint(other, files=ModelFiles(tmp_path / "other.pt", tmp_path / "other.json"))
 
 
 def test_plan_of_another_model_is_refused(made: Path, tmp_path: Path) -> None:

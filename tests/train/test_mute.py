@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 import torch
 
 from edgeprune.prune.apply import apply
 from edgeprune.prune.owned import Owned
+from edgeprune.records.methods import METHODS, function_at
 from edgeprune.train.mute import Muting, exchanged, gradual, lowest, ramp, regrowth, soft
 from tests import nets
 from tests.train.fakes import Two, graph_of, trainer_of, whole_of
@@ -115,3 +118,14 @@ def test_soft_zeroes_weak_filters_and_lets_them_train_on() -> None:
         model.a.weight.copy_(torch.tensor([1.0, 2.0]).view(2, 1, 1, 1))  # it has grown back past the other
     keeper.on_train_epoch_end(trainer)
     assert model.a.weight.flatten().tolist() == [0.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    "at", [m.at for m in METHODS["regularization"].values() if m.at]
+    + [f"train.mute:{name}" for name in ("gradual", "soft", "regrowth")],
+)  # fmt: skip
+def test_keepers_travel_to_the_processes_that_train(at: str) -> None:
+    """DDP's workers unpickle the callbacks."""
+    keeper = function_at(at)(whole_of(nets.Concat(), keeps={}))
+    again = pickle.loads(pickle.dumps(keeper))
+    assert vars(again).keys() == vars(keeper).keys()
