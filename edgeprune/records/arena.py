@@ -181,7 +181,7 @@ def versus(name: str, own: Sequence[float], others: Sequence[float]) -> str:
         return f"{margin:+.4f} of {name}; with fewer than two seeds of each nothing can be told"
     spread = math.hypot(spreads[0], spreads[1])
     if abs(margin) <= spread:
-        return f"not told from {name}: {margin:+.4f}, within the spread of {spread:.4f}"
+        return f"no better than {name}: {margin:+.4f}, within the spread of {spread:.4f}"
     return f"{'better' if margin > 0 else 'worse'} than {name}: {margin:+.4f}, over the spread of {spread:.4f}"
 
 

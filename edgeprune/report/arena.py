@@ -41,7 +41,8 @@ def show(arena: Arena, console: Console) -> None:
             board.add_row(*map(escape, _cells(standing)))
     wide.print(board)
     for standing in arena.standings:
-        for sentence in (*_remarks(standing), *(f"seed {run.seed}: {_fate(run)}" for run in _unfinished(standing))):
+        told = filter(None, (*_remarks(standing), standing.against_control, standing.against_base))
+        for sentence in (*told, *(f"seed {run.seed}: {_fate(run)}" for run in _unfinished(standing))):
             console.print(f"  {standing.entrant.name}: {sentence}", markup=False)
     console.print(f"  {_verdict(arena)}", markup=False)
 
@@ -73,7 +74,7 @@ def page(arena: Arena) -> bytes:
         class_=f"verdict {'yes' if arena.winner else 'none'}",
     )  # fmt: skip
     ranked = [s for s in arena.standings if s.done]
-    body = [_picture(arena, ranked), _board(arena, ranked), _removed(ranked)] if ranked else []
+    body = [_picture(arena, ranked), _board(arena, ranked), _told(ranked), _removed(ranked)] if ranked else []
     return sheet(title, tag("main", head, body, _others(arena), _environment(arena)))
 
 
@@ -140,7 +141,7 @@ def _remarks(standing: Standing) -> list[str]:
         said.append(f"a mean of {len(standing.done)} of {len(standing.runs)} seeds, which flatters")
     if any(run.finish and run.raced is None for run in standing.runs):
         said.append("speed is of its own race with the parent, where it was built")
-    return [*said, *filter(None, (standing.against_control, standing.against_base))]
+    return said
 
 
 def _unfinished(standing: Standing) -> list[Run]:
@@ -200,17 +201,37 @@ def _picture(arena: Arena, ranked: Sequence[Standing]) -> Markup:
 
 
 def _board(arena: Arena, ranked: Sequence[Standing]) -> Markup:
-    rows = [
-        ((cells[0], [tag("small", text) for text in _remarks(s)]), *cells[1:]) for s in ranked for cells in [_cells(s)]
-    ]
+    rows = []
+    for s in ranked:
+        name, seeds, mean, spread, speed, *figures = _cells(s)
+        ratio, _, interval = speed.partition(" ")
+        rows.append(
+            (
+                (name, [tag("small", text) for text in _remarks(s)]), (mean, spread and tag("small", f"± {spread}")),
+                (ratio, tag("small", interval)), *figures, seeds,
+            )
+        )  # fmt: skip
     kinds = ["chosen" if s.entrant.name == arena.winner else None for s in ranked]
+    headings = ("entrant", "mAP50-95", "speed", *HEADINGS[5:], "seeds")
     return section(
         "board", "Leaderboard",
         lead(
             "Mean mAP over seeds and its standard deviation; speed is the parent's time : its own, with its 99 % "
             "interval; epochs are all that were trained, before and after the cut."
         ),
-        table(f"{arena.target} at {short(arena.kind, arena.value)}", HEADINGS, rows, kinds=kinds, words=(0,)),
+        table(f"{arena.target} at {short(arena.kind, arena.value)}", headings, rows, kinds=kinds, words=(0,)),
+    )  # fmt: skip
+
+
+def _told(ranked: Sequence[Standing]) -> Markup:
+    rows = [(s.entrant.name, s.against_control, s.against_base) for s in ranked]
+    return section(
+        "told", "Better than random, better than base?",
+        lead(
+            "Better or worse is a difference of means over the spread: the standard deviation of the difference of two "
+            "single runs, the root of both variances over seeds."
+        ),
+        table("Each against the two", ("entrant", "against random", "against base"), rows, words=(0, 1, 2)),
     )  # fmt: skip
 
 

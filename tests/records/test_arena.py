@@ -66,7 +66,7 @@ def test_better_is_by_more_than_the_spread() -> None:
     """0.60 - 0.50 = 0.10 against the root of 0.0002 + 0.0008, 0.0316; 0.61 - 0.60 = 0.01 against that of 0.0004."""
     found = board()
     assert found["base"].against_control == "better than random: +0.1000, over the spread of 0.0316"
-    assert found["importance=l1"].against_base == "not told from base: +0.0100, within the spread of 0.0200"
+    assert found["importance=l1"].against_base == "no better than base: +0.0100, within the spread of 0.0200"
     assert found["importance=random"].against_base == "worse than base: -0.1000, over the spread of 0.0316"
     assert found["importance=random"].against_control == found["base"].against_base == ""
     assert "nothing can be told" in found["pruning=gradual"].against_control  # one seed is left
