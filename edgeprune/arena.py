@@ -107,7 +107,7 @@ def arena(
 
     Args:
         budget: What all are cut to: 2x, 8ms, 30fps or 0.5macs.
-        epochs: That each trains after its last cut.
+        epochs: The recipe's, for all; some methods train before that (`Entrant.epochs` has all).
         seeds: Runs of each.
         methods: 'all', or names with commas between (entrants.py).
         entrants_file: Compositions of the user's own.
@@ -179,8 +179,7 @@ def _run(field: Field, ran: Ran) -> Finish:
     recipe = field.recipe(ran.entrant, ran.seed)
     listed = phases(recipe, int8=field.int8)
     last_cut = max(n for n, phase in enumerate(listed) if phase.share is not None)
-    of = sum(phase.epochs for phase in listed[last_cut:])
-    judge = _Judge(field.order.listener or Listener(), ran, of)
+    judge = _Judge(field.order.listener or Listener(), ran, recipe.epochs, sum(p.epochs for p in listed[last_cut:]))
     order, folder = replace(field.order, listener=judge), folder_of(ran.entrant, ran.seed)
     changes = field.changes(ran.entrant, ran.seed)
     try:
@@ -216,13 +215,17 @@ def folder_of(entrant: str, seed: int) -> str:
 class _Judge(Listener):
     """Passes on what a build says, and stops it where it falls behind.
 
+    Epochs are counted towards the end, which all reach at the recipe's number of them, whatever they train before.
+
     Attributes:
-        of: Epochs after the last cut. Before it a model is whole, or nearly, and its fitness says nothing.
+        epochs: Of the recipe.
+        cut: Of training after the last cut. Before it a model is whole, or nearly, and its fitness says nothing.
     """
 
     heard: Listener
     ran: Ran
-    of: int
+    epochs: int
+    cut: int
 
     def event(self, stage: str, what: str) -> None:
         self.heard.event(stage, what)
@@ -231,8 +234,9 @@ class _Judge(Listener):
         self.heard.progress(stage, done, total, note)
 
     def trained(self, left: int, fitness: float) -> None:
-        if left < self.of:
-            self.ran.trained(self.of - left, self.of, fitness, kept=self.ran.entrant in (BASE, CONTROL))
+        if left < min(self.cut, self.epochs):
+            kept = self.ran.entrant in (BASE, CONTROL)
+            self.ran.trained(self.epochs - left, self.epochs, fitness, kept=kept)
 
 
 def _finish(report: Report, folder: Path) -> Finish:

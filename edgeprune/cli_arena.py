@@ -20,7 +20,7 @@ def arena(
     model: Annotated[Path, typer.Option("--model", help="Trained checkpoint (.pt).")],
     data: Annotated[Path, typer.Option("--data", help="data.yaml in Ultralytics' format.")],
     budget: Annotated[str, typer.Option("--budget", help="What all are cut to: 2x, 8ms, 30fps or 0.5macs.")],
-    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Of training after the last cut.")],
+    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Of training, the same for all.")],
     methods: Annotated[
         str, typer.Option("--methods", help="all; or importance=l1,slimming,… with commas between.")
     ] = "all",

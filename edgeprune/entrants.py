@@ -26,7 +26,7 @@ from edgeprune.records.arena import BASE, CONTROL, Entrant
 from edgeprune.records.base import parse
 from edgeprune.records.goals import UNITS, GoalKind, kind_and_value
 from edgeprune.records.methods import METHODS
-from edgeprune.schedule import phases
+from edgeprune.schedule import epochs_of
 
 #: What a budget may be in.
 BUDGETS: tuple[GoalKind, ...] = ("speedup", "latency_ms", "fps", "macs_ratio")
@@ -150,11 +150,9 @@ def _entrant(name: str, changes: Mapping[str, Any], base: Recipe, int8: bool) ->
         for zeros in (None, *_zeros(base.goal)):
             found = way.model_copy(update={"zeros": zeros})
             try:
-                recipe = recipe_of(base, found)
+                return found.model_copy(update={"epochs": epochs_of(recipe_of(base, found), int8=int8)})
             except EdgepruneError as error:
                 why = why or " ".join(str(error).split())
-                continue
-            return found.model_copy(update={"epochs": phases(recipe, int8=int8)[-1].all_epochs})
     return plain.model_copy(update={"refused": why})
 
 

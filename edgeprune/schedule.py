@@ -61,6 +61,7 @@ class Phase:
         rewinds: Epoch of the learning rate's schedule that it begins a new one at; None where it goes on.
         quantized: Whether it cuts and trains with fake-quantization.
         first_epoch, all_epochs: Where its epochs lie in their schedule.
+        left: Epochs of all later phases.
         widths: Number of the phase whose chosen widths stand in it; 0 where none do.
         last: What no later phase does again, of 'calibrate', 'cut' and 'train'.
     """
@@ -77,6 +78,7 @@ class Phase:
     quantized: bool = False
     first_epoch: int = 0
     all_epochs: int = 0
+    left: int = 0
     widths: int = 0
     last: frozenset[str] = frozenset()
 
@@ -223,7 +225,7 @@ def _placed(listed: list[Phase]) -> tuple[Phase, ...]:
             placed.append(
                 replace(
                     phase, number=index + 1, first_epoch=starts[index - begin], all_epochs=starts[-1], widths=widths,
-                    last=last,
+                    last=last, left=sum(later.epochs for later in listed[index + 1 :]),
                 )
             )  # fmt: skip
     return tuple(placed)

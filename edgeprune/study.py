@@ -186,8 +186,8 @@ class Ran:
         """Report an epoch, and stop if it has fallen behind.
 
         Args:
-            epoch: After the last cut, from 1.
-            of: Epochs of that training in all; who has come so far isn't stopped.
+            epoch: From 1, counted towards the end.
+            of: Epochs in all; who has come so far isn't stopped.
             fitness: On val.
             kept: Whether it goes on whatever it scores.
 
@@ -220,7 +220,7 @@ def open_study(
 
     Args:
         about: What it is of: word -> value or hash.
-        epochs: That every run trains after its last cut: rungs lie within.
+        epochs: That every run trains: rungs lie within.
         halving: Whether those who fall behind are stopped.
         begin: Whether it may be a new one.
 

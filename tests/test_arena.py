@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from edgeprune.arena import arena, folder_of
+from edgeprune.arena import _Judge, arena, folder_of
 from edgeprune.errors import EdgepruneError, RecipeError
 from edgeprune.records import BenchRun, Goal, Recipe, Report, read_json
 from edgeprune.records.arena import Arena, Run
 from edgeprune.study import open_study, url_of
+from edgeprune.workshop import Listener
 from tests.conftest import ROOT
 from tests.fleet import postgres as server
 from tests.test_cli import edgeprune as edgeprune_command
@@ -110,6 +111,25 @@ def test_one_last_race_has_the_parent_and_every_finished_engine(held: Held) -> N
             assert standing.speed[0] == pytest.approx(1 / each.raced.against.ratio)
     assert read_json(held.folder / "arena.json", Arena, EdgepruneError) == held.arena
     assert held.arena.winner in {"base", "importance=random", "importance=l1"}
+
+
+def test_epochs_are_counted_towards_the_end_and_only_once_nothing_more_is_cut() -> None:
+    """8 epochs in all: 4 before the last cut, of which nothing is reported, then 5 to 8."""
+    reported: list[tuple[int, int, bool]] = []
+
+    class Told:
+        entrant = "pruning=gradual"
+
+        def trained(self, epoch: int, of: int, fitness: float, *, kept: bool) -> None:
+            reported.append((epoch, of, kept))
+
+    judge = _Judge(Listener(), Told(), epochs=8, cut=4)  # type: ignore[arg-type]
+    for left in range(7, -1, -1):
+        judge.trained(left, 0.5)
+    assert reported == [(5, 8, False), (6, 8, False), (7, 8, False), (8, 8, False)]
+    Told.entrant = "base"
+    judge.trained(0, 0.5)
+    assert reported[-1] == (8, 8, True)
 
 
 def test_progress_was_told_after_each_run(held: Held) -> None:

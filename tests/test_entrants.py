@@ -44,8 +44,15 @@ def test_a_control_of_the_same_recipe_stands_for_itself() -> None:
     assert [e.name for e in found] == ["base", "importance=random", "importance=l1"]
 
 
+def test_a_method_that_needs_more_epochs_is_refused_and_one_that_adds_some_says_so() -> None:
+    found = {e.name: e for e in entrants(BASE.model_copy(update={"epochs": 1, "rounds": 1}), "gradual,slimming")}
+    assert "too few epochs" in (found["pruning=gradual"].refused or "")
+    assert found["regularization=slimming"].epochs == 1 + BASE.regularization_epochs
+
+
 @pytest.mark.parametrize(
-    ("asked", "says"), [("l3", "expected: l1"), ("none", "More than one row"), ("importance=speed", "no such entrant")]
+    ("asked", "says"),
+    [("taylr", "expected: taylor"), ("none", "More than one row"), ("importance=speed", "no such entrant")],
 )
 def test_names_that_there_arent_are_refused(asked: str, says: str) -> None:
     with pytest.raises(RecipeError, match=says):

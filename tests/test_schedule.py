@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from pydantic import ValidationError
 
@@ -142,3 +144,12 @@ def test_too_few_epochs_are_refused() -> None:
 def test_what_makes_no_sense_together_is_refused(given: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         Recipe(**given)
+
+
+@pytest.mark.parametrize("pruning", METHODS["pruning"])
+def test_what_is_left_to_train_counts_down_to_nothing(pruning: str) -> None:
+    recipe = Recipe(goal=GOAL, pruning=pruning, epochs=8, rewind_epochs=1, regularization="slimming", schedule="ptq")
+    listed = phases(recipe, int8=True)
+    assert listed[-1].left == 0
+    assert listed[0].left + listed[0].epochs == epochs_of(recipe, int8=True)
+    assert [a.left - b.left for a, b in pairwise(listed)] == [p.epochs for p in listed[1:]]

@@ -44,7 +44,7 @@ class Entrant(Record):
     zeros: float | None = Field(default=None, gt=0, lt=1)
     """Share of zeros that it is asked for, where it leaves zeros and others cut."""
     epochs: int = Field(default=0, ge=0)
-    """Of training in all, with those before its last cut."""
+    """Of training in all, with those that its method adds."""
     refused: str | None = None
     """Why it can't run on the base recipe; None: it can."""
 
@@ -88,7 +88,7 @@ class Run(Record):
     why: str = ""
     """Of one that failed or was stopped, in a sentence."""
     epochs: int = Field(default=0, ge=0)
-    """Of training after the last cut, so far."""
+    """Counted towards the end of training, so far."""
     fitness: float | None = None
     """After the last of them, on val, as training sees it."""
     hours: float = Field(default=0.0, ge=0)

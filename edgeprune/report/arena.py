@@ -86,8 +86,8 @@ def _title(arena: Arena) -> str:
 def _about(arena: Arena) -> str:
     open_ = f" {arena.open} runs are still open." if arena.open else ""
     return (
-        f"Study {arena.study}: all cut to {short(arena.kind, arena.value)}, trained {arena.epochs} epochs with "
-        f"their last cut, {arena.seeds} seed{'s' if arena.seeds > 1 else ''} each; mAP is the engine's on val.{open_}"
+        f"Study {arena.study}: all cut to {short(arena.kind, arena.value)}, trained {arena.epochs} epochs, "
+        f"{arena.seeds} seed{'s' if arena.seeds > 1 else ''} each; mAP is the engine's on val.{open_}"
     )
 
 
@@ -217,7 +217,7 @@ def _board(arena: Arena, ranked: Sequence[Standing]) -> Markup:
         "board", "Leaderboard",
         lead(
             "Mean mAP over seeds and its standard deviation; speed is the parent's time : its own, with its 99 % "
-            "interval; epochs are all that were trained, before and after the cut."
+            "interval; epochs are all that were trained, with those that a method adds before its cut."
         ),
         table(f"{arena.target} at {short(arena.kind, arena.value)}", headings, rows, kinds=kinds, words=(0,)),
     )  # fmt: skip

@@ -228,7 +228,7 @@ def finetune(job: Job, phase: Phase, model: ModelFiles, again: bool = False) -> 
 
     def on_epoch(done: int, total: int, fitness: float) -> None:
         job.shop.listener.progress(name, done, total, f"fitness {fitness:.3f}")
-        job.shop.listener.trained(phase.all_epochs - phase.first_epoch - done, fitness)
+        job.shop.listener.trained(phase.left + phase.epochs - done, fitness)
 
     def act(work: Path) -> None:
         from edgeprune.train.finetune import finetune
