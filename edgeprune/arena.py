@@ -234,6 +234,7 @@ class _Judge(Listener):
         self.heard.progress(stage, done, total, note)
 
     def trained(self, left: int, fitness: float) -> None:
+        self.heard.trained(left, fitness)
         if left < min(self.cut, self.epochs):
             kept = self.ran.entrant in (BASE, CONTROL)
             self.ran.trained(self.epochs - left, self.epochs, fitness, kept=kept)
