@@ -216,9 +216,9 @@ def prune(
     ratio: Annotated[float | None, typer.Option(help="Pruning ratio: channels removed : original.")] = None,
     macs_ratio: Annotated[float | None, typer.Option(help="MACs that may stay, as a share.")] = None,
     importance: Annotated[str, typer.Option(help="One of edgeprune methods.")] = "l2",
-    allocation: Annotated[str, typer.Option(help="global or uniform.")] = "global",
+    allocation: Annotated[str, typer.Option(help="One of edgeprune methods.")] = "global",
     channel_multiple: Annotated[int, typer.Option(min=1, help="Cut widths divide by it.")] = 8,
-    data: Annotated[Path | None, typer.Option(help="data.yaml; importances of gradients need it.")] = None,
+    data: Annotated[Path | None, typer.Option(help="data.yaml, for methods that need data.")] = None,
     imgsz: Annotated[int, typer.Option(min=32, help="Pixels of the square input that MACs are counted at.")] = 640,
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:

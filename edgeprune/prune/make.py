@@ -7,6 +7,7 @@ import io
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,9 +23,12 @@ from edgeprune.graph.trace import Program, dry_run, trace
 from edgeprune.prune import importance
 from edgeprune.prune.allocate import Budget, allocate
 from edgeprune.prune.apply import apply, compose, make_plan, original_sizes, require_plan_of
+from edgeprune.prune.candidates import Batch, Candidates, remembered
 from edgeprune.prune.choose import choose
+from edgeprune.prune.importance import CutLoss
 from edgeprune.prune.ladder import Keeps, Limits, keeps_at
 from edgeprune.prune.owned import Owned
+from edgeprune.prune.problem import Means, Problem
 from edgeprune.prune.time import Clock
 from edgeprune.quant import fold
 from edgeprune.quant.fake import SCALES, attach, with_rounded_weights
@@ -59,8 +63,12 @@ class Request:
         channel_ratio: channels that may stay, as a share of all; or
         clock: tells the model's time on the target, and its budget.
         importance, allocation, channel_multiple, min_width, max_group_ratio, seed: As in Recipe.
-        view: data.yaml of a view, for importances that need data.
+        view: data.yaml of a view, for importances and allocations that need data.
         batch, batches: Images a batch and batches, for the same.
+        trials, trial_batches: Candidates that an allocation may look at, and batches that each one's loss is taken on.
+        train_supernet: Trains a model, which it changes, to be the weight-sharing supernet of a problem; none: it is
+            one as it is.
+        work: Where losses that were taken are kept, for a search that is interrupted; none: in memory.
         torch_device: '' for the first GPU or the CPU.
     """
 
@@ -83,6 +91,10 @@ class Request:
     view: Path | None = None
     batch: int = 16
     batches: int = 16
+    trials: int = 64
+    trial_batches: int = 2
+    train_supernet: Callable[[nn.Module, Problem], None] | None = None
+    work: Path | None = None
     torch_device: str = ""
     seed: int = 0
 
@@ -103,11 +115,13 @@ def prune_checkpoint(
     *,
     files: ModelFiles,
     on_batch: Callable[[int, int], None] = lambda done, total: None,
+    on_trial: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[Detector, PrunePlan]:
     """Cut a checkpoint and write the plan (from the parent) and the smaller checkpoint.
 
     Args:
         files: What to write: checkpoint and plan; scales and moments where the request has them.
+        on_batch, on_trial: Told how many batches are scored, and candidates looked at: (done, in all).
 
     Returns:
         The detector that was cut, as it came, and the plan.
@@ -121,7 +135,9 @@ def prune_checkpoint(
     costs = CostModel(graph, detector.model)
     before = read_json(request.before, PrunePlan, PlanError) if request.before else None
     record = read_json(request.quantization, Quantization, PlanError) if request.quantization else None
-    scores = _scores(request, graph, detector, record, on_batch)
+    candidates = Candidates(detector.model, graph, costs, record, lambda: _draw(request, request.trial_batches))
+    loss = remembered(candidates.loss, request.work and request.work / "losses.jsonl")
+    scores = _scores(request, graph, detector, record, loss, on_batch)
     original: dict[str, int] = {}
     if before is not None:
         assert request.parent is not None
@@ -129,7 +145,12 @@ def prune_checkpoint(
         parent_graph = channel_graph(parent, request.image_size, detector.channels)
         original = original_sizes(graph, before, parent_graph)
     limits = Limits(request.channel_multiple, request.min_width, request.max_group_ratio, original)
-    keeps, time = _choose(request, detector, graph, costs, scores, limits, before.macs_ratio if before else 1.0)
+    means = Means(
+        detector.model, request.seed, request.trials, loss, lambda problem: _supernet(request, candidates, problem),
+        on_trial,
+    )  # fmt: skip
+    macs_before = before.macs_ratio if before else 1.0
+    keeps, time = _choose(request, detector, graph, costs, scores, limits, macs_before, means)
     plan = make_plan(
         graph, costs, keeps, time, importance=request.importance, allocation=request.allocation,
         channel_multiple=request.channel_multiple, seed=request.seed,
@@ -208,15 +229,26 @@ def _choose(
     scores: importance.Scores,
     limits: Limits,
     macs_before: float,
+    means: Means,
 ) -> tuple[Keeps, PlannedTime | None]:
     if request.widths is not None:
         return _at_widths(read_json(request.widths, PrunePlan, PlanError), graph, detector.model, scores)
     if request.clock is not None:
-        return choose(graph, costs, scores, request.clock(graph, detector.model), request.allocation, limits)
+        timing = request.clock(graph, detector.model)
+        return choose(graph, costs, scores, timing, request.allocation, limits, means)
     budget = Budget(
         macs_ratio=request.macs_ratio / macs_before if request.macs_ratio else None, channel_ratio=request.channel_ratio
     )
-    return allocate(graph, costs, scores, budget, request.allocation, limits), None
+    return allocate(graph, costs, scores, budget, request.allocation, limits, means), None
+
+
+def _supernet(request: Request, candidates: Candidates, problem: Problem) -> CutLoss:
+    """The loss of sub-nets of the supernet, BatchNorm's statistics their own."""
+    if request.train_supernet is not None:
+        candidates = candidates.of(copy.deepcopy(candidates.model))
+        request.train_supernet(candidates.model, problem)
+    file = request.work and request.work / "supernet-losses.jsonl"
+    return remembered(partial(candidates.loss, recalibrated=True), file)
 
 
 def _at_widths(
@@ -240,10 +272,11 @@ def _scores(
     graph: ChannelGraph,
     detector: Detector,
     record: Quantization | None,
+    cut_loss: CutLoss,
     on_batch: Callable[[int, int], None],
 ) -> importance.Scores:
     score = METHODS["importance"][request.importance].function
-    found: importance.Scores = score(_evidence(request, graph, detector, record, on_batch))
+    found: importance.Scores = score(_evidence(request, graph, detector, record, cut_loss, on_batch))
     return found
 
 
@@ -252,20 +285,16 @@ def _evidence(
     graph: ChannelGraph,
     detector: Detector,
     record: Quantization | None,
+    cut_loss: CutLoss,
     on_batch: Callable[[int, int], None],
 ) -> importance.Evidence:
     """What importances may look at; data is drawn when one asks."""
 
     def drawn(images: int, count: int) -> tuple[Any, Iterator[dict[str, Any]]]:
-        if request.view is None:
-            raise RecipeError(
-                f"Importance {request.importance} needs training data.", expected="--data data.yaml", got="none",
-                next_step="give the data set, or take one that doesn't (edgeprune methods)",
-            )  # fmt: skip
         model = copy.deepcopy(detector.model) if record is None else attach(copy.deepcopy(detector.model), record)
-        device = torch.device(request.torch_device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        found = batches(request.view, request.image_size[0], images, count, request.seed, device)
-        return model.to(device).eval(), _counted(found, count, on_batch)
+        return model.to(device_of(request.torch_device)).eval(), _counted(
+            _draw(request, count, images), count, on_batch
+        )
 
     def of_batches(images: int, count: int) -> Iterator[importance.Tensors]:
         for by_name in gradients(*drawn(images, count)):
@@ -283,8 +312,26 @@ def _evidence(
         image_gradients=lambda: of_batches(1, request.batch * request.batches),
         activations=activations,
         losses=lambda: losses(*drawn(request.batch, request.batches)),
+        cut_loss=cut_loss,
         masks=detector.masks,
     )
+
+
+def device_of(torch_device: str) -> torch.device:
+    """Where to compute: '' for the first GPU or the CPU."""
+    return torch.device(torch_device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def _draw(request: Request, count: int, images: int | None = None) -> Iterator[Batch]:
+    """Training batches; of `images` instead of the request's."""
+    if request.view is None:
+        raise RecipeError(
+            f"Importance {request.importance} with allocation {request.allocation} needs training data.",
+            expected="--data data.yaml", got="none",
+            next_step="give the data set, or take methods that don't (edgeprune methods)",
+        )  # fmt: skip
+    size, device = request.image_size[0], device_of(request.torch_device)
+    yield from batches(request.view, size, images or request.batch, count, request.seed, device)
 
 
 def _counted(items: Iterable[T], total: int, on_item: Callable[[int, int], None]) -> Iterator[T]:

@@ -8,36 +8,25 @@ Rules:
   device measured something else than was predicted (prune/choose.py, the same for all methods).
 - What a point spends is told by a time model. Multiply-accumulates are time on a machine that does nothing else.
 - Whatever costs more than arithmetic (losses on training images, the supernet) is a function that is called if the
-  method wants it, and remembered.
+  method wants it, and remembers what it has found.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import cached_property
 
 from torch import nn
 
-from edgeprune.errors import RecipeError
 from edgeprune.graph.channels import ChannelGraph
 from edgeprune.graph.cost import Widths
-from edgeprune.prune.importance import Scores
+from edgeprune.prune.importance import CutLoss, Scores, no_images
 from edgeprune.prune.ladder import Keeps, keeps_at, widths_at
 from edgeprune.prune.search import Rungs, Space
 
-#: Detection loss of the model that keeps these channels, on some training batches.
-Loss = Callable[[Keeps], float]
 #: A budget -> a method's point for it; the cheapest that it has where the budget is under that.
 Solve = Callable[[float], Rungs]
-
-
-def no_data(keeps: Keeps) -> float:
-    """The loss where there are no training images to take it on."""
-    raise RecipeError(
-        "The allocation needs training data.", where="allocation", expected="--data data.yaml", got="none",
-        next_step="give the data set, or take an allocation that doesn't need it (edgeprune methods)",
-    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -48,18 +37,17 @@ class Means:
         model: What the channel graph is of.
         seed: Of everything random.
         trials: Candidates that a search may look at; episodes, where it learns.
-        folder: Where a search keeps what it has found, so that an interrupted one goes on; none: in memory.
         loss: Of the model cut to these keeps, as it is then.
-        supernet: Of the same as a sub-net of the weight-sharing supernet.
+        supernet: Makes (trains, where that is asked for) the weight-sharing supernet of a problem: the loss of the
+            sub-net that keeps these.
         on_trial: Told (candidates done, in all).
     """
 
     model: nn.Module = field(default_factory=nn.Module)
     seed: int = 0
     trials: int = 64
-    folder: Path | None = None
-    loss: Loss = no_data
-    supernet: Loss = no_data
+    loss: CutLoss = no_images
+    supernet: Callable[[Problem], CutLoss] = lambda problem: no_images
     on_trial: Callable[[int, int], None] = lambda done, total: None
 
 
@@ -79,25 +67,22 @@ class Problem:
     budget: float
     in_time: bool
     means: Means = Means()
-    _known: dict[tuple[str, bytes], float] = field(default_factory=dict)
 
     def keeps(self, point: Rungs) -> Keeps:
         """The best-scored channels of every group, as many as the point leaves."""
         return keeps_at(self.graph, self.scores, widths_at(self.space.ladders, point))
 
     def loss(self, point: Rungs) -> float:
-        """Detection loss of the model cut there and not trained; remembered."""
-        return self._look("loss", self.means.loss, point)
+        """Detection loss of the model cut there and not trained."""
+        return self.means.loss(self.keeps(point))
+
+    @cached_property
+    def supernet(self) -> CutLoss:
+        return self.means.supernet(self)
 
     def supernet_loss(self, point: Rungs) -> float:
-        """Detection loss of the supernet's sub-net there; remembered."""
-        return self._look("supernet", self.means.supernet, point)
-
-    def _look(self, kind: str, loss: Loss, point: Rungs) -> float:
-        key = kind, point.tobytes()
-        if key not in self._known:
-            self._known[key] = loss(self.keeps(point))
-        return self._known[key]
+        """Detection loss of the supernet's sub-net there."""
+        return self.supernet(self.keeps(point))
 
 
 @dataclass(frozen=True)

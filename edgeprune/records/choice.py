@@ -9,8 +9,8 @@ from pydantic import Field, model_validator
 from edgeprune.records.base import Record
 
 #: milp: HiGHS on the time as it is around the best known widths, again and again; greedy: the step that loses the least
-#: importance per millisecond; uniform: every channel group loses the same share.
-Method = Literal["milp", "greedy", "uniform"]
+#: importance per millisecond; else the allocation itself.
+Method = Literal["milp", "greedy", "uniform", "sensitivity", "netadapt", "amc", "nsga2", "tpe"]
 
 
 class Trial(Record):

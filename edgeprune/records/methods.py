@@ -97,6 +97,10 @@ METHODS: Mapping[Row, Mapping[str, Method]] = {
             "Yu et al. 2022 (HAP), section 3; the trace by Hutchinson as in Dong et al. 2020 (HAWQ-V2)",
             f"{_G}:hessian", ("data", "gradients"), f"{_G}:hessian_each",
         ),
+        "sensitivity": Method(
+            "Li et al. 2017, section 3.2: the loss that cutting the channel's group was measured to cost, spread by L2",
+            "prune.sensitivity:measured", ("data",),
+        ),
     },
     "regularization": {
         "none": Method("nothing"),
@@ -133,6 +137,26 @@ METHODS: Mapping[Row, Mapping[str, Method]] = {
             "prune.allocate:by_importance",
         ),
         "uniform": Method("Li et al. 2017, section 4: every layer the same share", "prune.allocate:uniform"),
+        "sensitivity": Method(
+            "Li et al. 2017, section 3.2; Han et al. 2015, section 4.1: as far as each layer's own curve allows",
+            "prune.sensitivity:sensitivity", ("data",),
+        ),
+        "netadapt": Method(
+            "Yang et al. 2018 (NetAdapt), section 3.2, algorithm 1: step by step, each where it hurts least",
+            "prune.netadapt:netadapt", ("data",),
+        ),
+        "amc": Method(
+            "He et al. 2018 (AMC), sections 3.1 to 3.3, algorithm 1: an agent (DDPG) learns every layer's ratio",
+            "prune.amc:amc", ("data",),
+        ),
+        "nsga2": Method(
+            "Deb et al. 2002 (NSGA-II) over widths, sub-nets of a slimmable supernet (Yu and Huang 2019, section 3)",
+            "prune.study:nsga2", ("data",),
+        ),
+        "tpe": Method(
+            "Bergstra et al. 2011 (TPE), section 4, over widths, sub-nets of the same supernet", "prune.study:tpe",
+            ("data",),
+        ),
     },
     "distillation": {
         "none": Method("labels alone"),

@@ -117,6 +117,13 @@ class Recipe(Record):
     """Channels that every channel group keeps at least."""
     importance_batches: int = Field(default=16, ge=1, le=10_000)
     """Training batches that score the channels (importances that need data)."""
+    search_trials: int = Field(default=100, ge=1, le=100_000)
+    """Candidates that an allocation looks at which searches (amc: episodes; nsga2 and tpe: points)."""
+    search_batches: int = Field(default=2, ge=1, le=1_000)
+    """Training batches that the loss of a candidate is taken on: importance and allocations that measure."""
+    supernet_epochs: int = Field(default=0, ge=0)
+    """Epochs that the weight-sharing supernet is trained before nsga2 or tpe score sub-nets of it; 0: as the model is.
+    Only widths are learned from it: the build cuts the model itself."""
     rounds: int = Field(default=1, ge=1, le=20)
     """Prune and fine-tune this often, each round an equal factor of the MACs, or of the time where the goal is one."""
     round_epochs: int = Field(default=3, ge=1)
@@ -164,6 +171,15 @@ class Recipe(Record):
     imgsz: tuple[InputEdge, ...] = ()
     """Edge of the build's square input in pixels, multiples of 32, instead of the target's; several are raced, each
     with the same goal. The parent stays at the target's own. None: the target's."""
+
+    @model_validator(mode="after")
+    def _supernet_is_searched(self) -> Recipe:
+        if self.supernet_epochs and self.allocation not in {"nsga2", "tpe"}:
+            raise ValueError(
+                f"supernet_epochs train the net that allocation nsga2 or tpe searches; allocation {self.allocation} "
+                "looks at none: take one of these, or leave supernet_epochs out"
+            )
+        return self
 
     @field_validator("imgsz", mode="before")
     @classmethod

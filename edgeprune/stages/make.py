@@ -7,8 +7,10 @@ loads torch.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgeprune.job import Job
 from edgeprune.records import files
@@ -18,6 +20,11 @@ from edgeprune.schedule import Phase
 from edgeprune.stages.board import place
 from edgeprune.stages.common import versions
 from edgeprune.stages.pace import clock as pace_clock
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from edgeprune.prune.problem import Problem
 
 
 def admit(job: Job) -> ModelFiles:
@@ -135,7 +142,8 @@ def prune(job: Job, phase: Phase, model: ModelFiles, again: bool = False) -> Mod
     here, goal = phase.folder("cut"), job.recipe.goal
     widths = None if phase.chooses else _chosen(job, phase)
     carrier = _trained_in(job, phase.number - phase.point, model) if phase.point else model
-    needs_data = "data" in METHODS["importance"][job.recipe.importance].needs
+    searches = widths is None and "data" in METHODS["allocation"][job.recipe.allocation].needs
+    needs_data = searches or "data" in METHODS["importance"][job.recipe.importance].needs
     clock, ratio = None, None if goal.in_time else goal.macs_after(phase.share)
     aim: dict[str, object] = {"macs_ratio": ratio}
     if widths is not None:
@@ -155,6 +163,7 @@ def prune(job: Job, phase: Phase, model: ModelFiles, again: bool = False) -> Mod
         from edgeprune.yolo.data import make_view
 
         recipe = job.recipe
+        view = make_view(job.data, job.view) if needs_data else None
         prune_checkpoint(
             Request(
                 model=model.checkpoint,
@@ -172,18 +181,26 @@ def prune(job: Job, phase: Phase, model: ModelFiles, again: bool = False) -> Mod
                 channel_multiple=job.profile.channel_multiple,
                 min_width=recipe.min_width,
                 max_group_ratio=recipe.max_group_ratio,
-                view=make_view(job.data, job.view) if needs_data else None,
+                view=view,
                 batch=recipe.batch,
                 batches=recipe.importance_batches,
+                trials=recipe.search_trials,
+                trial_batches=recipe.search_batches,
+                train_supernet=_sandwich(job, f"prune {phase.number}", work) if recipe.supernet_epochs else None,
+                work=work,
                 torch_device=recipe.torch_device,
                 seed=recipe.seed,
             ),
             files=made.under(work),
             on_batch=lambda done, total: job.shop.listener.progress(f"prune {phase.number}", done, total, "gradients"),
+            on_trial=lambda done, total: job.shop.listener.progress(f"prune {phase.number}", done, total, "candidates"),
         )
 
     rewound = {"carrier": carrier.checkpoint} if phase.point else {}
     keys = {"importance", "allocation", "max_group_ratio", "min_width", "importance_batches", "seed"}
+    keys |= {"search_batches"} if needs_data else set()
+    keys |= {"search_trials", "supernet_epochs"} if searches else set()
+    keys |= {"learning_rate"} if job.recipe.supernet_epochs else set()
     drawn = {"batch": job.recipe.batch, "data": job.sha256["data"]} if needs_data else {}
     job.shop.stage(
         f"prune {phase.number}", act,
@@ -211,6 +228,33 @@ def _trained_in(job: Job, number: int, model: ModelFiles) -> ModelFiles:
         moments=model.moments and Path("moments.pt"),
     )
     return replace(made.under(job.shop / f"phases/{number}"), plan=model.plan)
+
+
+def _sandwich(job: Job, name: str, work: Path) -> Callable[[nn.Module, Problem], None]:
+    """What trains a supernet."""
+
+    def learn(net: nn.Module, problem: Problem) -> None:
+        from edgeprune.prune.make import device_of
+        from edgeprune.train.supernet import train_supernet
+        from edgeprune.yolo.data import batches, make_view
+
+        recipe, view = job.recipe, make_view(job.data, job.view)
+        steps = -(-len(job.data.splits["train"]) // recipe.batch)
+        device = device_of(recipe.torch_device)
+        train_supernet(
+            net,
+            problem,
+            draw=lambda epoch: batches(
+                view, job.image_size[0], recipe.batch, steps, recipe.seed * 1_000_003 + epoch, device
+            ),
+            epochs=recipe.supernet_epochs,
+            steps=steps,
+            learning_rate=recipe.learning_rate,
+            kept=work / "supernet.pt",
+            on_epoch=lambda done, total: job.shop.listener.progress(name, done, total, "supernet"),
+        )
+
+    return learn
 
 
 def finetune(job: Job, phase: Phase, model: ModelFiles, again: bool = False) -> ModelFiles:

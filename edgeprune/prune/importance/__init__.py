@@ -26,15 +26,17 @@ Rules:
 | taylor | mean over batches of (sum of gradient x weight over its gates)^2 | Molchanov et al. 2019, eq. 8 and 10 |
 | fisher | half the mean over images of the same | Theis et al. 2018, section 2; LeCun et al. 1990 (weights) |
 | snip | sum over its weights of absolute gradient x weight | Lee et al. 2019, section 4 |
+| sensitivity | the loss that cutting its group was measured to cost | Li et al. 2017, section 3.2 |
 | hessian | trace of its block : (2 x weights) x square of its norm | Yu et al. 2022 (HAP), section 3 |
 """
 
 from edgeprune.prune.importance.activations import activation, apoz, watched
-from edgeprune.prune.importance.evidence import Evidence, Loss, Measure, Scores, Tensors
+from edgeprune.prune.importance.evidence import CutLoss, Evidence, Loss, Measure, Scores, Tensors, no_images
 from edgeprune.prune.importance.gradients import fisher, gradient, hessian, snip, taylor
 from edgeprune.prune.importance.weights import bn, fpgm, l1, l2, lamp, magnitude, masks, random, synapses
 
 __all__ = [
-    "Evidence", "Loss", "Measure", "Scores", "Tensors", "activation", "apoz", "bn", "fisher", "fpgm", "gradient",
-    "hessian", "l1", "l2", "lamp", "magnitude", "masks", "random", "snip", "synapses", "taylor", "watched",
+    "CutLoss", "Evidence", "Loss", "Measure", "Scores", "Tensors", "activation", "apoz", "bn", "fisher", "fpgm",
+    "gradient", "hessian", "l1", "l2", "lamp", "magnitude", "masks", "no_images", "random", "snip", "synapses",
+    "taylor", "watched",
 ]  # fmt: skip

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from edgeprune.errors import RecipeError
 from edgeprune.graph.channels import ChannelGraph, Side
 
 #: Channel group -> a number a channel.
@@ -20,6 +21,17 @@ Tensors = Mapping[str, torch.Tensor]
 Measure = Callable[[torch.Tensor], torch.Tensor]
 #: A batch's loss, with what it takes to differentiate it (twice too), and the parameters by name.
 Loss = tuple[torch.Tensor, Mapping[str, nn.Parameter]]
+#: Detection loss an image, on some training batches, of the model that keeps these channels (group -> indices; one not
+#: named stays whole), cut and not trained.
+CutLoss = Callable[[Mapping[str, tuple[int, ...]]], float]
+
+
+def no_images(keeps: Mapping[str, tuple[int, ...]]) -> float:
+    """The loss where there are no training images to take it on."""
+    raise RecipeError(
+        "What the recipe asks for needs training data.", where="importance, allocation", expected="--data data.yaml",
+        got="none", next_step="give the data set, or take a method that doesn't need it (edgeprune methods)",
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -35,6 +47,7 @@ class Evidence:
         activations: Draws training batches and gives, a batch, a measure of what every layer's side took on: layer and
             'in' (what it reads) or 'out' (what it makes) -> a number a position.
         losses: Draws training batches and gives their losses, to be differentiated.
+        cut_loss: What cuts of the model lose.
         masks: Weight name -> what torch.nn.utils.prune left of it: 1 = stays, 0 = pruned.
     """
 
@@ -45,4 +58,5 @@ class Evidence:
     image_gradients: Callable[[], Iterable[Tensors]] = lambda: ()
     activations: Callable[[Measure], Iterable[Mapping[Side, torch.Tensor]]] = lambda measure: ()
     losses: Callable[[], Iterable[Loss]] = lambda: ()
+    cut_loss: CutLoss = no_images
     masks: Tensors = field(default_factory=dict)
