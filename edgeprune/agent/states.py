@@ -244,9 +244,11 @@ def look(
     share = beat.errors / beat.images if beat.images else 0.0
     if share > rules.errors and (beat.images >= rules.min_images or over):
         return watched, f"errors: {beat.errors} of {beat.images} images, {rules.errors:.1%} allowed"
-    if not over:
+    # images are told of by the next heartbeat: a watch that is shorter than one waits for it
+    patience_s = rules.seconds if beat.images else max(rules.seconds, rules.stale_s)
+    if now_s - watched.since_s < patience_s:
         return watched, "go on"
-    return watched, "commit" if beat.images else f"heartbeat: no image within {rules.seconds:g} s"
+    return watched, "commit" if beat.images else f"heartbeat: no image within {patience_s:g} s"
 
 
 def word(

@@ -4,8 +4,9 @@ Rules:
 - Alone in a fresh process, as an application would load it: what crashes or hangs here would there.
 - The bundle is whole, for this architecture, and measured on the version of the runtime that is here; an engine of a
   kit is that version's own.
-- Golden outputs are compared where the bundle has a kit with them, with the kit's own tolerance. Otherwise the same
-  image gives the same numbers twice, they are finite and of the manifest's shapes, and scores are scores.
+- Golden outputs are compared where the bundle has a kit with them, with the kit's own tolerance; golden detections
+  where it has such (runtime/golden.py). In any case the same image gives the same numbers twice, they are finite and of
+  the manifest's shapes, and scores are scores.
 - Timed from an image's pixels to boxes, as the release's figure was. Another process may be at work meanwhile: the best
   of three medians counts, and the first that is good enough ends it.
 - `build` makes the engine of a kit beside the bundle, by the kit's own script with its own gates.
@@ -73,6 +74,7 @@ def test(slot: Path, budget_ms: float, images: int) -> dict[str, Any]:
 
     from edgeprune.bench.bundle import refuse_architecture, refuse_version
     from edgeprune.runtime.current import load
+    from edgeprune.runtime.golden import TOLERATED, difference
 
     bundle, detector = load(slot, before=lambda bundle: refuse_architecture(bundle, slot))
     if bundle.kit is None:
@@ -80,6 +82,8 @@ def test(slot: Path, budget_ms: float, images: int) -> dict[str, Any]:
     answer: dict[str, Any] = {"reason": None, "runtime": detector.session.runtime}
     if bundle.kit is not None:
         answer["reason"] = _golden(read_json(slot / BUNDLE / bundle.engine, Kit, BundleError), slot, bundle, detector)
+    elif (differ := difference(bundle.golden, slot / BUNDLE, detector)) > TOLERATED:
+        answer["reason"] = f"golden: {differ:.0%} of the golden detections differ, {TOLERATED:.0%} tolerated"
     image = np.random.default_rng(0).integers(0, 256, (*SEEN, 3), np.uint8)
     pixels, placed = detector.prepare(image)
     first, again = ([each.copy() for each in detector.session.run(pixels)] for _ in range(2))

@@ -9,6 +9,7 @@ from pydantic import Field
 from edgeprune.records.base import Record
 from edgeprune.records.calibration import Sha256
 from edgeprune.records.form import Form
+from edgeprune.records.golden import GoldenImage
 from edgeprune.records.report import Row
 from edgeprune.records.settings import Settings
 from edgeprune.records.target import TargetProfile
@@ -83,6 +84,8 @@ class Bundle(Record):
     outputs: tuple[TensorSpec, ...] = Field(min_length=1)
     names: dict[int, str]
     """Class names."""
+    golden: tuple[GoldenImage, ...] = ()
+    """What a device's self-test must find again. None with `kit`, which has golden outputs of its own."""
     lineage: Lineage
     measured: Row
     """The accepted build's figures."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from edgeprune.calibration.sets import find_calibration
@@ -23,6 +24,7 @@ from edgeprune.records import (
     read_json,
     write_json,
 )
+from edgeprune.records.golden import GoldenBox, GoldenImage
 from edgeprune.records.latency import ActivationRace
 from edgeprune.stages.board import board_records, built_note, pack_kit
 from edgeprune.stages.common import (
@@ -46,6 +48,9 @@ from edgeprune.version import __version__
 JUDGED = ".stages/judged.json"
 #: What notes are taken from, where it is there.
 NOTED = ("mixed.json", "activation.json", "latency/activation.json")
+
+#: Images with golden detections in a bundle: a device downloads them.
+GOLDEN_IMAGES = 4
 
 
 def bench(job: Job, again: bool = False) -> None:
@@ -166,12 +171,14 @@ def bundle(job: Job, report: Report) -> None:
         row = {f"{r.variant} {r.precision}": r for r in report.rows}
         graph = job.shop / ("mixed.onnx" if row[build].precision == "int8" else "pruned.onnx")
         precision = row[build].precision
+        golden: tuple[GoldenImage, ...] = ()
         if job.on_board:
             made.mkdir(parents=True)
             engine, kit = pack_kit(job, precision, made)
         else:
             shutil.copytree(forms_of(job, "pruned", precision)[row[build].form], made)
             engine, kit = engine_file(artifact(made)).relative_to(made).as_posix(), None
+            golden = _golden(job, build, made)
         specs = tensor_specs_of(graph, row[build].form)
         manifest = Bundle(
             target=job.target,
@@ -190,6 +197,7 @@ def bundle(job: Job, report: Report) -> None:
             input=specs[0],
             outputs=specs[1],
             names=job.data.names,
+            golden=golden,
             lineage=Lineage(
                 edgeprune=__version__, model_sha256=job.sha256["model"], data_sha256=job.sha256["data"],
                 recipe_sha256=job.sha256["recipe"], plan_sha256=files.sha256_file(job.shop / "plan.json"),
@@ -202,9 +210,31 @@ def bundle(job: Job, report: Report) -> None:
 
     job.shop.stage(
         "bundle", act,
-        reads={"report": job.shop / "report.json", **engine_files(job), "names": sorted(job.data.names.items())},
+        reads={
+            "report": job.shop / "report.json", **engine_files(job), "names": sorted(job.data.names.items()),
+            "found": job.shop / "predictions", "data": job.sha256["data"],
+        },
         makes=("bundle",),
     )  # fmt: skip
+
+
+def _golden(job: Job, engine: str, bundle: Path) -> tuple[GoldenImage, ...]:
+    """golden/: the first images of val on which the engine found something clearly, with what it found."""
+    from edgeprune.runtime.golden import golden
+
+    results = json.loads((job.shop / f"predictions/{engine.replace(' ', '-')}.json").read_text())
+    kept: list[GoldenImage] = []
+    for number, path in enumerate(job.data.splits["val"], 1):
+        boxes = []
+        for result in (r for r in results if r["image_id"] == number):
+            x, y, w, h = result["bbox"]
+            corners, score = (x, y, x + w, y + h), min(result["score"], 1.0)
+            boxes.append(GoldenBox(label=result["category_id"] - 1, corners=corners, score=score))
+        made = golden(f"golden/{len(kept)}{path.suffix}", boxes)
+        if made.found and len(kept) < GOLDEN_IMAGES:
+            files.write_bytes(bundle / made.file, path.read_bytes())
+            kept.append(made)
+    return tuple(kept)
 
 
 def _parents_macs(job: Job, plan: PrunePlan) -> int:

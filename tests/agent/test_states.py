@@ -140,6 +140,13 @@ def test_looks(now_s: float, heard: Heartbeat | None, verdict: str) -> None:
     assert seen(now_s, heard)[1].startswith(verdict)
 
 
+def test_a_watch_shorter_than_a_heartbeat_waits_for_the_first_that_tells_of_images() -> None:
+    rules = RULES.model_copy(update={"seconds": 1.0})
+    assert seen(1002.0, beat(at_monotonic_s=1001.0, images=0), rules=rules)[1] == "go on"
+    assert seen(1006.0, beat(at_monotonic_s=1005.0, images=1), rules=rules)[1] == "commit"
+    assert seen(1010.0, beat(at_monotonic_s=1009.0, images=0), rules=rules)[1] == "heartbeat: no image within 10 s"
+
+
 def test_an_application_that_starts_again_and_again_is_a_crash() -> None:
     known, verdict = seen(1010.0, beat(at_monotonic_s=1009.0))
     assert (known.pid, verdict) == (7, "go on")

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
+import onnx
 import pytest
 
 from edgeprune.agent.exits import Exit
@@ -95,13 +96,32 @@ def test_a_slow_model_is_refused_by_its_self_test_and_not_tried_again(
     assert device.counter == 4
 
 
+def test_a_model_that_finds_something_else_than_it_did_when_it_was_measured_is_refused(
+    tmp_path: Path, fleet: Repository
+) -> None:
+    def turned(graph: onnx.ModelProto) -> None:
+        weight = next(w for w in graph.graph.initializer if w.name == "k0")
+        weight.CopyFrom(onnx.numpy_helper.from_array(-onnx.numpy_helper.to_array(weight), "k0"))
+
+    device = Device(tmp_path, fleet)
+    device.once()
+    fleet.release(3, make_bundle(tmp_path / "turned", seed=9, altered=turned))
+    fleet.rollout(3, serial=2)
+    fleet.publish()
+    ending = device.once()
+    assert ending.code == Exit.REFUSED
+    assert "golden: 100% of the golden detections differ" in ending.said
+    assert device.counter == 1
+
+
 def test_a_model_that_crashes_or_hangs_is_refused(tmp_path: Path, fleet: Repository, bundles: Bundles) -> None:
     device = Device(tmp_path, fleet)
     device.once()
     broken = make_bundle(tmp_path / "broken", seed=9)
     (broken / "model.onnx").write_bytes(b"no model")
     manifest = json.loads((broken / "manifest.json").read_text())
-    manifest["files"][0] |= {"sha256": hashlib.sha256(b"no model").hexdigest(), "bytes": 8}
+    engine = next(file for file in manifest["files"] if file["path"] == "model.onnx")
+    engine |= {"sha256": hashlib.sha256(b"no model").hexdigest(), "bytes": 8}
     (broken / "manifest.json").write_text(json.dumps(manifest))
     fleet.release(3, broken)
     fleet.rollout(3, serial=2)

@@ -1,7 +1,7 @@
 """Bundles for fleets, made in milliseconds, that really detect: the matched filter of tests/bench/colours.py, with
 weights of its own for each seed, beside the report that accepted it.
 
-    OUT/bundle/manifest.json, model.onnx; OUT/report.json
+    OUT/bundle/manifest.json, model.onnx, golden/scene.png; OUT/report.json
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import onnx
+from PIL import Image
 
 from edgeprune.records import (
     Bundle,
@@ -22,12 +23,18 @@ from edgeprune.records import (
     Lineage,
     Report,
     Row,
+    Settings,
     TargetProfile,
     TensorSpec,
     Verdict,
     write_json,
 )
 from edgeprune.records.files import sha256_file
+from edgeprune.records.golden import GoldenBox, GoldenImage
+from edgeprune.runtime.bundle import MANIFEST
+from edgeprune.runtime.detector import Detector
+from edgeprune.runtime.golden import golden
+from edgeprune.runtime.session import open_session
 from tests.bench.colours import HASH, detector
 from tests.scenes import NAMES, SIZE
 
@@ -57,6 +64,7 @@ def make_bundle(
 
     folder = out / "bundle"
     engine = detector(folder / "model.onnx")
+    known = _golden(engine, folder)
     model = onnx.load(engine)
     random = np.random.default_rng(seed)
     for weight in model.graph.initializer:
@@ -70,7 +78,7 @@ def make_bundle(
         (folder / "ballast.bin").write_bytes(np.random.default_rng(0).bytes(pad_bytes))
     for name, content in (files or {}).items():
         (folder / name).write_bytes(content)
-    names = sorted(path.name for path in folder.iterdir() if path.name != "manifest.json")
+    names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
     ran = runtime or f"onnxruntime {onnxruntime.__version__}"
     build = _row("pruned", latency_ms, ran)
     manifest = Bundle(
@@ -82,7 +90,7 @@ def make_bundle(
         ),
         input=TensorSpec(name="images", shape=(1, 3, SIZE, SIZE), dtype="float32"),
         outputs=(TensorSpec(name="output0", shape=_output(model), dtype="float32"),),
-        names=dict(enumerate(NAMES)), measured=build, parent=_row("parent", 2 * latency_ms, ran),
+        names=dict(enumerate(NAMES)), golden=(known,), measured=build, parent=_row("parent", 2 * latency_ms, ran),
         lineage=Lineage(
             edgeprune="0", model_sha256=HASH, data_sha256=HASH, recipe_sha256=HASH, plan_sha256=HASH, onnx_sha256=HASH
         ),
@@ -98,6 +106,15 @@ def scene() -> npt.NDArray[np.uint8]:
     image = np.zeros((SIZE, SIZE, 3), np.uint8)
     image[20:44, 20:44, 0] = 255
     return image
+
+
+def _golden(engine: Path, folder: Path) -> GoldenImage:
+    """What the engine finds on that scene."""
+    (folder / "golden").mkdir(exist_ok=True)
+    Image.fromarray(scene()).save(folder / "golden/scene.png")
+    found = Detector(open_session("onnxruntime", engine, "fp32", Settings(threads=1)), SIZE, SIZE)(scene())
+    rows = zip(found.classes.tolist(), found.boxes.tolist(), found.scores.tolist(), strict=True)
+    return golden("golden/scene.png", [GoldenBox(label=c, corners=tuple(b), score=min(s, 1.0)) for c, b, s in rows])
 
 
 def _output(model: object) -> tuple[int, ...]:

@@ -1,0 +1,73 @@
+"""Golden detections: whether a detector finds on a bundle's own images what the measured engine found there.
+
+Rules:
+- Image in to boxes out, as an application sees it, so that one rule holds for every form of an engine.
+- Another processor rounds otherwise: a score may move and a box by a little. So what counts is what was found clearly,
+  by at least `CLEAR`; it is found again if a box of its class overlaps it by `OVERLAP` with a score `MOVED` away at
+  most, and what is found now that clearly (over `CLEAR` + `MOVED`) and wasn't then counts as much as what is missing.
+- Up to `TOLERATED` of them may differ. (YOLOv8n on blood cells, ONNX Runtime against OpenVINO in FP32 and in BF16, 87
+  images: README, 'Fleets'.) An engine whose outputs are in another order, or that computes something else, differs by
+  nearly all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeprune.records.golden import GoldenBox, GoldenImage
+from edgeprune.runtime.decode import Detections
+from edgeprune.runtime.detector import Detector
+from edgeprune.runtime.preprocess import read_image
+
+CLEAR, MOVED, OVERLAP, TOLERATED = 0.4, 0.15, 0.7, 0.1
+
+
+def golden(file: str, found: Sequence[GoldenBox]) -> GoldenImage:
+    """What is kept of an image's detections: what was found clearly."""
+    return GoldenImage(file=file, found=tuple(box for box in found if box.score >= CLEAR))
+
+
+def difference(images: Sequence[GoldenImage], folder: Path, detector: Detector) -> float:
+    """Share of all that was found clearly, then or now, that isn't in both; 0 where nothing was.
+
+    Args:
+        images: A bundle's; their files lie in `folder`.
+
+    Raises:
+        DataError: An image that can't be read.
+    """
+    differ = total = 0
+    for image in images:
+        missing, extra, both = _compare(image.found, detector(read_image(folder / image.file)))
+        differ += missing + extra
+        total += missing + extra + both
+    return differ / total if total else 0.0
+
+
+def _compare(wanted: Sequence[GoldenBox], found: Detections) -> tuple[int, int, int]:
+    """Missing, extra and in both, of one image; each of what is found answers for one of what is wanted."""
+    free = np.ones(len(found.scores), np.bool_)
+    missing = 0
+    for box in wanted:
+        near = free & (found.classes == box.label) & (np.abs(found.scores - box.score) <= MOVED)
+        overlap = np.where(near, _overlap(np.array(box.corners), found.boxes), 0.0)
+        best = int(overlap.argmax()) if len(overlap) else -1
+        if best < 0 or overlap[best] < OVERLAP:
+            missing += 1
+        else:
+            free[best] = False
+    extra = int((free & (found.scores > CLEAR + MOVED)).sum())
+    return missing, extra, len(wanted) - missing
+
+
+def _overlap(one: npt.NDArray[np.float64], boxes: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Intersection over union of one box with each, corners."""
+    sides = np.minimum(one[2:], boxes[:, 2:]) - np.maximum(one[:2], boxes[:, :2])
+    shared = np.clip(sides, 0, None).prod(1)
+    union = (one[2:] - one[:2]).prod() + (boxes[:, 2:] - boxes[:, :2]).prod(1) - shared
+    made: npt.NDArray[np.float64] = shared / np.maximum(union, 1e-9)
+    return made
