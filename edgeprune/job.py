@@ -87,6 +87,11 @@ class Job:
         return self.own_shape if variant == "parent" else self.profile.input_shape
 
     @property
+    def own_profile(self) -> TargetProfile:
+        """The target with its own input: what parent and rivals are exported for."""
+        return self.profile.model_copy(update={"input_shape": self.own_shape})
+
+    @property
     def resized(self) -> bool:
         """Whether the recipe gives the build another input than the target's own."""
         return self.profile.input_shape != self.own_shape

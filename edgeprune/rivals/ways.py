@@ -72,7 +72,10 @@ def arithmetic(rival: Rival, precision: str) -> str:
 def engine(rival: Rival, profile: TargetProfile, way: Way, file: str) -> Engine:
     """A rival to run."""
     name = f"{rival.name} {way.label}".strip()
-    return Engine(name=name, runtime=profile.runtime, precision=way.precision, file=file, settings=way.settings)
+    return Engine(
+        name=name, runtime=profile.runtime, precision=way.precision, file=file, settings=way.settings,
+        input_shape=profile.input_shape,
+    )  # fmt: skip
 
 
 def _full(rival: Rival) -> Precision:

@@ -59,7 +59,7 @@ def theirs(contest: Contest, exported: Sequence[Exported]) -> list[tuple[Exporte
     from edgeprune.rivals.ways import engine
 
     return [
-        (e, engine(e.rival, contest.job.profile, way, e.file))
+        (e, engine(e.rival, contest.job.own_profile, way, e.file))
         for e in exported
         for way in ways_of(contest, e.rival).ways
     ]  # fmt: skip

@@ -84,7 +84,7 @@ def export(contest: Contest, missing: dict[str, str]) -> tuple[list[Exported], l
     """engines/RIVAL: every rival's file; and those that can't be had, with the reason."""
     job = contest.job
     exported, left_out, here = [], [], installed(*(asked.split(">")[0] for asked in TRAINS_WITH))
-    for rival in rivals(job.profile, contest.epochs):
+    for rival in rivals(job.own_profile, contest.epochs):
 
         def leave(why: str, rival: Rival = rival) -> None:
             left_out.append(LeftOut(name=rival.name, exporter=exporter(rival.maker), why=why))
@@ -116,10 +116,10 @@ def settle(contest: Contest, entrant: Exported, missing: dict[str, str]) -> None
         from edgeprune.rivals.ways import ways
 
         places = about(job.bench, job.profile.runtime, ("fp32",), job.profile.plugin).places
-        settings, _ = candidates(job.profile, places)
+        settings, _ = candidates(job.own_profile, places)
         found = fastest(
-            rival, ways(rival, job.profile, missing, settings, job.architecture), entrant.file, profile=job.profile,
-            bench=job.bench, images=probe_images(job), seed=job.recipe.seed,
+            rival, ways(rival, job.own_profile, missing, settings, job.architecture), entrant.file,
+            profile=job.own_profile, bench=job.bench, images=probe_images(job), seed=job.recipe.seed,
             most_rounds=contest.rounds,
             on_block=lambda done, total: contest.shop.listener.progress("settings", done, total, rival.name),
         )  # fmt: skip
@@ -128,7 +128,7 @@ def settle(contest: Contest, entrant: Exported, missing: dict[str, str]) -> None
     contest.shop.stage(
         f"settings of {rival.slug}", act,
         reads={
-            "engine": entrant.folder, "profile": job.profile.model_dump(mode="json", exclude={"description"}),
+            "engine": entrant.folder, "profile": job.own_profile.model_dump(mode="json", exclude={"description"}),
             "there": job.bench.versions(job.profile.runtime), "missing": missing, "data": job.sha256["data"],
             "seed": job.recipe.seed, "rounds": contest.rounds,
         },
@@ -155,7 +155,7 @@ def score(contest: Contest, entrant: Exported) -> None:
                 )
 
             results = detections(
-                job.bench, engine(rival, job.profile, way, entrant.file), images, job.profile.input_shape, told
+                job.bench, engine(rival, job.own_profile, way, entrant.file), images, job.own_profile.input_shape, told
             )
             accuracies.append(score_of(precision, job.data, results))
         write_json(work / "scores" / f"{rival.slug}.json", Scores(accuracy=tuple(accuracies)))
@@ -164,7 +164,7 @@ def score(contest: Contest, entrant: Exported) -> None:
         f"score {rival.slug}", act,
         reads={
             "engine": entrant.folder, "precisions": sorted(found), "data": job.sha256["data"],
-            "profile": job.profile.model_dump(mode="json", include={"runtime", "plugin", "input_shape", "device"}),
+            "profile": job.own_profile.model_dump(mode="json", include={"runtime", "plugin", "input_shape", "device"}),
             "there": job.bench.versions(job.profile.runtime), **versions("pycocotools"),
         },
         makes=(f"scores/{rival.slug}.json",),
@@ -189,14 +189,14 @@ def _export(contest: Contest, rival: Rival) -> None:
         folder = work / "engines" / rival.slug
         folder.mkdir(parents=True)
         make(
-            rival, Material(job.profile.runtime, job.image_size, contest.images, view),
+            rival, Material(job.profile.runtime, job.own_shape[2:], contest.images, view),
             engine_file(artifact(source)) if source.is_dir() else source, folder, work, _log(contest, rival),
         )  # fmt: skip
 
     shop.stage(
         f"export {rival.slug}", act,
         reads={
-            "source": source, "how": rival.how, "size": job.image_size, "runtime": job.profile.runtime,
+            "source": source, "how": rival.how, "size": job.own_shape[2:], "runtime": job.profile.runtime,
             **({"calibration": contest.sha256["calibration images"]} if rival.calibrated else {}),
             **versions(*PACKAGES),
         },
@@ -215,7 +215,7 @@ def _train(contest: Contest, rival: Rival) -> Path:
 
         best = train(
             job.model, make_view(job.data, shop.folder / ".stages" / "data"), work, epochs=contest.epochs,
-            image_size=job.image_size[0], recipe=job.recipe, log=_log(contest, rival),
+            image_size=job.own_shape[2], recipe=job.recipe, log=_log(contest, rival),
             on_epoch=lambda done, total, fitness: shop.listener.progress(
                 "fine-tuning", done, total, f"{rival.name}, mAP50-95 {fitness:.3f}"
             ),
@@ -226,7 +226,7 @@ def _train(contest: Contest, rival: Rival) -> Path:
         f"train {rival.slug}", act,
         reads={
             "model": job.sha256["model"], "data": job.sha256["data"], "epochs": contest.epochs,
-            "recipe": job.recipe.model_dump(mode="json", include=_TRAINS), "size": job.image_size,
+            "recipe": job.recipe.model_dump(mode="json", include=_TRAINS), "size": job.own_shape[2:],
             **versions("ultralytics", "torch", "nvidia-modelopt"),
         },
         makes=(made,),
