@@ -318,8 +318,11 @@ def _evidence(
 
 
 def device_of(torch_device: str) -> torch.device:
-    """Where to compute: '' for the first GPU or the CPU."""
-    return torch.device(torch_device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    """Where to compute, as Ultralytics reads it: '' for the first GPU or the CPU; '1,2': the first of them."""
+    first = torch_device.split(",")[0]
+    return torch.device(
+        f"cuda:{first}" if first.isdigit() else first or ("cuda" if torch.cuda.is_available() else "cpu")
+    )
 
 
 def _draw(request: Request, count: int, images: int | None = None) -> Iterator[Batch]:

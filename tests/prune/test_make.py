@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from edgeprune.cli import app
 from edgeprune.errors import PlanError
-from edgeprune.prune.make import Request, prune_checkpoint, replay
+from edgeprune.prune.make import Request, device_of, prune_checkpoint, replay
 from edgeprune.records import PrunePlan, read_json
 from edgeprune.records.model import ModelFiles
 from edgeprune.yolo.checkpoint import pack
@@ -94,3 +94,10 @@ def test_widths_that_were_chosen_stand_and_silent_channels_go_first(made: Path, 
 def test_plan_of_another_model_is_refused(made: Path, tmp_path: Path) -> None:
     with pytest.raises(PlanError, match="made for another model"):
         replay(Path("yolov8s.yaml"), made / "plan.json", tmp_path / "out.pt")
+
+
+@pytest.mark.parametrize(
+    ("asked", "device"), [("0", "cuda:0"), ("1,2", "cuda:1"), ("cpu", "cpu"), ("cuda:3", "cuda:3")]
+)
+def test_a_gpus_number_is_read_as_ultralytics_reads_it(asked: str, device: str) -> None:
+    assert str(device_of(asked)) == device
