@@ -53,9 +53,10 @@ from edgeprune.records import (
 )
 from edgeprune.records.agent import AgentConfig
 from edgeprune.records.arena import Arena
+from edgeprune.records.base import parse
 from edgeprune.records.fleet_profile import FleetProfile, Hosts
 from edgeprune.records.latency import LatencyTable
-from edgeprune.records.methods import METHODS
+from edgeprune.records.methods import LEAVE_ZEROS, METHODS
 from edgeprune.version import __version__
 
 
@@ -215,6 +216,8 @@ def prune(
     out: Annotated[Path, typer.Option("--out", help="Folder for parent.pt, plan.json and pruned.pt.")],
     ratio: Annotated[float | None, typer.Option(help="Pruning ratio: channels removed : original.")] = None,
     macs_ratio: Annotated[float | None, typer.Option(help="MACs that may stay, as a share.")] = None,
+    sparsity: Annotated[float | None, typer.Option(help="Share of zeros, for what leaves zeros.")] = None,
+    granularity: Annotated[str, typer.Option(help="One of edgeprune methods.")] = "channels",
     importance: Annotated[str, typer.Option(help="One of edgeprune methods.")] = "l2",
     allocation: Annotated[str, typer.Option(help="One of edgeprune methods.")] = "global",
     channel_multiple: Annotated[int, typer.Option(min=1, help="Cut widths divide by it.")] = 8,
@@ -223,17 +226,25 @@ def prune(
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Cut one model, without a target: writes what it started from, the plan, and the smaller checkpoint."""
-    if (ratio is None) == (macs_ratio is None):
-        raise RecipeError("Give one goal.", expected="--ratio or --macs-ratio", got="both" if ratio else "neither")
-    for name, value in (("--ratio", ratio), ("--macs-ratio", macs_ratio)):
+    goals = {"--ratio": ratio, "--macs-ratio": macs_ratio, "--sparsity": sparsity}
+    given = [name for name, value in goals.items() if value is not None]
+    if len(given) != 1:
+        raise RecipeError(
+            "Give one goal.", expected="--ratio, --macs-ratio or --sparsity", got=" and ".join(given) or "none"
+        )
+    for name, value in goals.items():
         if value is not None and not 0 < value < 1:
             raise RecipeError("The goal is out of range.", where=name, expected="over 0 and under 1", got=value)
     for name, text, known in (
+        ("--granularity", granularity, tuple(METHODS["granularity"])),
         ("--importance", importance, tuple(METHODS["importance"])),
         ("--allocation", allocation, tuple(METHODS["allocation"])),
     ):
         if text not in known:
             raise RecipeError("Unknown value.", where=name, expected=", ".join(known), got=text)
+    if sparsity is not None or granularity in LEAVE_ZEROS:
+        how = {"granularity": granularity, "importance": importance, "allocation": allocation}
+        parse(Recipe, {**how, "goal": {"sparsity": sparsity} if sparsity else {}}, RecipeError, where="prune")
     from edgeprune.prune.make import Request, prune_checkpoint
     from edgeprune.records.dataset import read_dataset
     from edgeprune.records.files import write_bytes
@@ -244,11 +255,15 @@ def prune(
     view = make_view(read_dataset(data), out / ".data") if data else None
     request = Request(
         model=model, image_size=(imgsz, imgsz), importance=importance, macs_ratio=macs_ratio,
+        sparsity=sparsity, granularity=granularity,
         channel_ratio=1 - ratio if ratio else None, allocation=allocation, channel_multiple=channel_multiple, view=view,
         min_width=min(8, channel_multiple), max_group_ratio=max(0.8, ratio or 0.0), seed=seed,
     )  # fmt: skip
     parent, plan = prune_checkpoint(request, files=ModelFiles(out / "pruned.pt", out / "plan.json"))
     write_bytes(out / "parent.pt", pack(parent.model, parent.checkpoint, half=parent.half))
+    if plan.zeros:
+        console.print(f"{out}: {plan.sparsity:.1%} of the weights of {len(plan.zeros)} layers are zero")
+        return
     console.print(
         f"{out}: {plan.pruning_ratio:.1%} of the channels removed, MACs {plan.macs_ratio:.1%}, "
         f"parameters {plan.parameters[1] / plan.parameters[0]:.1%} of the parent's"

@@ -10,6 +10,8 @@ cut, train. The three schedules of a quantized build differ in nothing else.
 | prune-then-qat | the same with fewer epochs at the end, then calibrate and train quantized |
 | qap | calibrate, then cut and train quantized, `rounds` times; ranges are followed at first, then calibrated anew |
 
+Where blocks are taken out (granularity), qap's first cut comes before it calibrates.
+
 In front of them, the activation function is swapped and the whole model is regularized, where the recipe asks for it,
 each with epochs of its own. Then the recipe's `pruning` says how cutting and training alternate:
 
@@ -120,6 +122,11 @@ def phases(recipe: Recipe, *, int8: bool) -> tuple[Phase, ...]:
         cutting = [replace(phase, calibrate=n == 0, quantized=True) for n, phase in enumerate(cutting)]
     listed = [Phase(swap=True, epochs=recipe.activation_epochs)] if recipe.activation != "keep" else []
     listed += [*_regularized(recipe), *cutting]
+    if quantized and recipe.granularity == "blocks":
+        # what a block makes has scales of its own: blocks go before there are any, and channels with them
+        first = next(i for i, phase in enumerate(listed) if phase.share is not None)
+        whole = listed[first]
+        listed[first : first + 1] = [Phase(share=whole.share), replace(whole, share=None)]
     if quantized:
         # the ranges that the last cut left are seen only once the model has recovered from it: observed anew then
         whole = listed.pop()

@@ -2,7 +2,8 @@
 
 Rules:
 - The layers' times are summed up: convolutions from their grids, linear between the nearest widths of either side;
-  joints along their line. Beyond a grid's ends its ends count.
+  joints along their line. Beyond a grid's ends its ends count;
+  a layer that was taken out, which has no channels, takes no time.
 - A sum isn't an engine: layers lose what enters and leaves them alone (layouts, calls), and gain or lose what crosses
   them (fusion, memory, threads). So the sums of convolutions and of joints get a factor each, and a constant, from
   whole engines that were measured: least squares of the relative errors, drawn to the factor 1 and the constant 0 by
@@ -67,14 +68,15 @@ class LatencyModel:
         inputs = np.rint(self._in @ widths + self._in_fixed).astype(int).tolist()
         outputs = np.rint(self._out @ widths + self._out_fixed).astype(int).tolist()
         at = self._index
-        convolutions = sum(grid.ms(inputs[at[n]], outputs[at[n]]) for grid in self._grids for n in grid.names)
-        joints = sum(
-            line.ms(
-                sum(each * outputs[at[name]] for name, each in line.reads.items())
-                + sum(each * inputs[at[name]] for name, each in line.feeds.items())
-            )
+        convolutions = sum(
+            grid.ms(inputs[at[n]], outputs[at[n]]) for grid in self._grids for n in grid.names if outputs[at[n]]
+        )
+        elements = (
+            sum(each * outputs[at[name]] for name, each in line.reads.items())
+            + sum(each * inputs[at[name]] for name, each in line.feeds.items())
             for line in self._joints
         )
+        joints = sum(line.ms(n) for line, n in zip(self._joints, elements, strict=True) if n)
         return convolutions, joints
 
     def ms(self, widths: Widths) -> float:

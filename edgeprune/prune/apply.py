@@ -4,6 +4,7 @@ Rules:
 - The plan belongs to one graph. Another graph's plan is refused before anything is touched.
 - Weights are copied, never recomputed: `cut.weight == parent.weight[out][:, in]`, to the bit (but for what
   a block folds into its weights by a power of two, see yolo/blocks.py).
+- What a plan zeroes is zero, and nothing else of it changes; that is in the parent's numbering too.
 - The parent isn't changed; the cut model is a copy.
 """
 
@@ -20,8 +21,10 @@ from torch import nn
 from edgeprune.errors import PlanError
 from edgeprune.graph.channels import ChannelGraph, Layer
 from edgeprune.graph.cost import CostModel
+from edgeprune.prune import sparse
 from edgeprune.prune.ladder import Keeps
 from edgeprune.records import LayerKeep, PlannedTime, PrunedGroup, PrunePlan
+from edgeprune.records.plan import ZeroedLayer
 
 Model = TypeVar("Model", bound=nn.Module)
 #: Layer -> {'in': positions that stay, 'out': positions that stay}.
@@ -29,26 +32,39 @@ LayerKeeps = Mapping[str, Mapping[str, Sequence[int]]]
 
 
 def make_plan(
-    graph: ChannelGraph, costs: CostModel, keeps: Keeps, time: PlannedTime | None = None, **how: str | int
+    graph: ChannelGraph,
+    costs: CostModel,
+    keeps: Keeps,
+    time: PlannedTime | None = None,
+    zeros: Mapping[str, ZeroedLayer] | None = None,
+    blocks: Sequence[str] = (),
+    whole: tuple[float, int] | None = None,
+    **how: str | int,
 ) -> PrunePlan:
     """The record of a choice.
 
     Args:
         keeps: Channel group name -> indices that stay.
         time: How they were chosen, for a budget of time.
+        zeros: Layers whose weights are zeroed in part.
+        blocks: Repeats that were taken out before; `graph` is that of what is left.
+        whole: MACs and parameters of the parent, where something was.
         how: importance, allocation, channel_multiple and seed, for whoever reads the plan.
     """
     layers = graph.layer_keeps(keeps)
     widths = np.array([len(keeps.get(g.name, range(g.size))) for g in graph.groups], dtype=np.float64)
+    macs, parameters = whole or (costs.macs(costs.widths), round(costs.parameters(costs.widths)))
     return PrunePlan(
         graph_sha256=graph.sha256,
         groups={
             g.name: PrunedGroup(size=g.size, keep=tuple(keeps.get(g.name, tuple(range(g.size))))) for g in graph.groups
         },
         layers={name: LayerKeep(in_=tuple(sides["in"]), out=tuple(sides["out"])) for name, sides in layers.items()},
-        macs=(costs.macs(costs.widths), costs.macs(widths)),
-        parameters=(round(costs.parameters(costs.widths)), round(costs.parameters(widths))),
+        macs=(macs, costs.macs(widths)),
+        parameters=(parameters, round(costs.parameters(widths))),
         time=time,
+        zeros=dict(zeros) if zeros else None,
+        blocks=tuple(blocks) or None,
         **how,
     )
 
@@ -91,6 +107,8 @@ def apply(
     cut = copy.deepcopy(model)
     modules = dict(cut.named_modules())
     with torch.no_grad():
+        for name, zeroed in (plan.zeros or {}).items():
+            _zero(modules, name, zeroed)
         for name, layer in graph.layers.items():
             if layer.kind == "parameter":
                 _cut_parameter(modules, name, layers[name]["out"])
@@ -104,7 +122,7 @@ def compose(first: PrunePlan, second: PrunePlan, graph: ChannelGraph, costs: Cos
     """One plan from the first's parent that does what both do in turn.
 
     Args:
-        first: Parent -> middle, made for `graph`.
+        first: Parent -> middle, made for `graph`. The second takes no blocks out.
         second: Middle -> cut.
         graph: The parent's channel graph; `costs` its costs.
     """
@@ -117,8 +135,11 @@ def compose(first: PrunePlan, second: PrunePlan, graph: ChannelGraph, costs: Cos
                 if channel is not None:
                     stays.setdefault(graph.groups[channel[0]].name, set()).add(channel[1])
     keeps = {name: tuple(sorted(members)) for name, members in stays.items()}
+    # what leaves zeros changes no shape, so both mean the same weights
+    zeros = {**(first.zeros or {}), **(second.zeros or {})}
     return make_plan(
-        graph, costs, keeps, second.time, importance=second.importance, allocation=second.allocation,
+        graph, costs, keeps, second.time, zeros, first.blocks or (), (first.macs[0], first.parameters[0]),
+        importance=second.importance, allocation=second.allocation,
         channel_multiple=second.channel_multiple, seed=second.seed,
     )  # fmt: skip
 
@@ -143,6 +164,17 @@ def original_sizes(graph: ChannelGraph, before: PrunePlan, parent: ChannelGraph)
         assert channel is not None
         sizes[group.name] = parent.groups[channel[0]].size
     return sizes
+
+
+def _zero(modules: Mapping[str, nn.Module], name: str, zeroed: ZeroedLayer) -> None:
+    weight = getattr(modules.get(name), "weight", None)
+    if not isinstance(weight, torch.Tensor) or weight.numel() != zeroed.size:
+        raise PlanError(
+            "The plan zeroes weights that the model doesn't have.", where=f"zeros.{name}",
+            expected=f"a layer of {zeroed.size} weights",
+            got="no layer" if weight is None else f"{weight.numel()} weights",
+        )  # fmt: skip
+    weight.masked_fill_(sparse.read(zeroed, name).reshape(weight.shape).to(weight.device), 0.0)
 
 
 def _take(tensor: torch.Tensor, keep: list[int], axis: int) -> torch.Tensor:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import io
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
+from math import inf
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,31 +19,34 @@ from torch import nn
 from edgeprune.errors import PlanError, RecipeError
 from edgeprune.graph.build import build
 from edgeprune.graph.channels import ChannelGraph, Side
-from edgeprune.graph.cost import CostModel
+from edgeprune.graph.cost import CostModel, Widths
 from edgeprune.graph.trace import Program, dry_run, trace
-from edgeprune.prune import importance
+from edgeprune.prune import importance, sparse
 from edgeprune.prune.allocate import Budget, allocate
 from edgeprune.prune.apply import apply, compose, make_plan, original_sizes, require_plan_of
 from edgeprune.prune.candidates import Batch, Candidates, remembered
 from edgeprune.prune.choose import choose
+from edgeprune.prune.granularity import Left, Pruned, Task
 from edgeprune.prune.importance import CutLoss
 from edgeprune.prune.ladder import Keeps, Limits, keeps_at
 from edgeprune.prune.owned import Owned
 from edgeprune.prune.problem import Means, Problem
-from edgeprune.prune.time import Clock
+from edgeprune.prune.time import Clock, Timing
 from edgeprune.quant import fold
 from edgeprune.quant.fake import SCALES, attach, with_rounded_weights
 from edgeprune.records import PlannedTime, PrunePlan, Quantization, read_json, write_json
 from edgeprune.records.files import write_bytes
 from edgeprune.records.methods import METHODS
 from edgeprune.records.model import ModelFiles
-from edgeprune.yolo import blocks
+from edgeprune.records.plan import name_in_parent
+from edgeprune.yolo import blocks, repeats
 from edgeprune.yolo.checkpoint import pack
 from edgeprune.yolo.data import batches
 from edgeprune.yolo.load import Detector, load, predictions
 from edgeprune.yolo.loss import gradients, losses
 
 T = TypeVar("T")
+M = TypeVar("M", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,8 @@ class Request:
         macs_ratio: MACs that may stay, as a share of the parent's; or
         channel_ratio: channels that may stay, as a share of all; or
         clock: tells the model's time on the target, and its budget.
-        importance, allocation, channel_multiple, min_width, max_group_ratio, seed: As in Recipe.
+        sparsity: share of zeros, for granularities that leave them.
+        granularity, importance, allocation, channel_multiple, min_width, max_group_ratio, seed: As in Recipe.
         view: data.yaml of a view, for importances and allocations that need data.
         batch, batches: Images a batch and batches, for the same.
         trials, trial_batches: Candidates that an allocation may look at, and batches that each one's loss is taken on.
@@ -84,6 +89,8 @@ class Request:
     macs_ratio: float | None = None
     channel_ratio: float | None = None
     clock: Clock | None = None
+    sparsity: float | None = None
+    granularity: str = "channels"
     allocation: str = "global"
     channel_multiple: int = 8
     min_width: int = 8
@@ -132,42 +139,40 @@ def prune_checkpoint(
     detector = load(request.model, request.seed)
     require_stride(detector, request.image_size)
     graph = channel_graph(detector.model, request.image_size, detector.channels)
-    costs = CostModel(graph, detector.model)
     before = read_json(request.before, PrunePlan, PlanError) if request.before else None
     record = read_json(request.quantization, Quantization, PlanError) if request.quantization else None
-    candidates = Candidates(detector.model, graph, costs, record, lambda: _draw(request, request.trial_batches))
-    loss = remembered(candidates.loss, request.work and request.work / "losses.jsonl")
-    scores = _scores(request, graph, detector, record, loss, on_batch)
     original: dict[str, int] = {}
     if before is not None:
         assert request.parent is not None
-        parent = load(request.parent).model
+        parent = _without(load(request.parent).model, before.blocks or (), request.image_size, detector.channels)
         parent_graph = channel_graph(parent, request.image_size, detector.channels)
         original = original_sizes(graph, before, parent_graph)
     limits = Limits(request.channel_multiple, request.min_width, request.max_group_ratio, original)
-    means = Means(
-        detector.model, request.seed, request.trials, loss, lambda problem: _supernet(request, candidates, problem),
-        on_trial,
-    )  # fmt: skip
-    macs_before = before.macs_ratio if before else 1.0
-    keeps, time = _choose(request, detector, graph, costs, scores, limits, macs_before, means)
+    task = _task(request, detector, graph, record, limits, before, on_batch, on_trial)
+    pruned: Pruned = METHODS["granularity"][request.granularity].function(task)
+    left = pruned.left or task.whole
+    whole = CostModel(graph, detector.model)
     plan = make_plan(
-        graph, costs, keeps, time, importance=request.importance, allocation=request.allocation,
-        channel_multiple=request.channel_multiple, seed=request.seed,
+        left.graph, CostModel(left.graph, left.model), pruned.keeps, pruned.time, sparse.record(pruned.zeros),
+        pruned.blocks, (whole.macs(whole.widths), round(whole.parameters(whole.widths))),
+        importance=request.importance, allocation=request.allocation, channel_multiple=request.channel_multiple,
+        seed=request.seed,
     )  # fmt: skip
-    moments, cut_from = request.moments, detector
+    moments, cut_from, carried = request.moments, detector, left.model
     if request.carrier is not None and request.carrier.checkpoint != request.model:
         cut_from, moments = load(request.carrier.checkpoint), request.carrier.moments
         scales = request.carrier.quantization
         record = read_json(scales, Quantization, PlanError) if scales else None
-    cut = apply(cut_from.model, graph, plan, blocks.settle)
+        carried = _without(cut_from.model, pruned.blocks, request.image_size, detector.channels)
+    cut = apply(carried, left.graph, plan, blocks.settle)
     _require_running(cut, request.image_size, detector.channels)
     if record is not None:
         assert files.quantization is not None
         write_json(files.quantization, fold.cut(record, plan.layers))
     if moments is not None:
         assert files.moments is not None
-        write_bytes(files.moments, cut_moments(moments, cut_from.model, graph, plan, record))
+        shorten = partial(_without, names=pruned.blocks, image_size=request.image_size, channels=detector.channels)
+        write_bytes(files.moments, cut_moments(moments, cut_from.model, left.graph, plan, record, shorten))
     if before is not None:
         plan = compose(before, plan, parent_graph, CostModel(parent_graph, parent))
     assert files.plan is not None
@@ -186,69 +191,169 @@ def replay(model: Path, plan_file: Path, checkpoint_file: Path, seed: int = 0) -
     plan = read_json(plan_file, PrunePlan, PlanError)
     detector = load(model, seed)
     image_size = (2 * max(detector.stride, 32),) * 2  # the graph is the same at every size
-    graph = channel_graph(detector.model, image_size, detector.channels)
-    cut = apply(detector.model, graph, plan, blocks.settle)
+    model = _without(detector.model, plan.blocks or (), image_size, detector.channels)
+    graph = channel_graph(model, image_size, detector.channels)
+    cut = apply(model, graph, plan, blocks.settle)
     _require_running(cut, image_size, detector.channels)
     write_bytes(checkpoint_file, pack(cut, detector.checkpoint, half=detector.half))
     return plan
 
 
 def cut_moments(
-    moments: Path, model: nn.Module, graph: ChannelGraph, plan: PrunePlan, record: Quantization | None = None
+    moments: Path,
+    model: nn.Module,
+    graph: ChannelGraph,
+    plan: PrunePlan,
+    record: Quantization | None = None,
+    shorten: Callable[[nn.Module], nn.Module] = lambda model: model,
 ) -> bytes:
     """The optimizer's moments of the cut model: each is cut as the parameter is that it belongs to.
 
     Args:
         moments: Parameter name -> {'exp_avg', 'exp_avg_sq', 'step'}, as a stretch of training leaves them.
         model: What they belong to, whole.
+        graph: Of what is left of it, which the plan was made for.
         record: Its scales, whose moments are cut too.
+        shorten: Takes the plan's blocks out.
     """
     state = torch.load(moments, weights_only=True, map_location="cpu")
     carrier = copy.deepcopy(model)
+    made = {name: dict(entry) for name, entry in state.items()} if not plan.blocks else {}
     for key in ("exp_avg", "exp_avg_sq"):
         with torch.no_grad():
             for name, parameter in carrier.named_parameters():
                 parameter.copy_(state[name][key] if name in state else torch.zeros_like(parameter))
-        for name, parameter in apply(carrier, graph, plan).named_parameters():
-            if name in state:
-                state[name][key] = parameter.detach().clone()
-    scales = state.get(f"{SCALES}.weight")
+        for name, parameter in apply(shorten(carrier), graph, plan).named_parameters():
+            old = plan.name_in_parent(name)
+            if old in state:
+                made.setdefault(name, dict(state[old]))[key] = parameter.detach().clone()
+    scales = made.get(f"{SCALES}.weight")
     if record is not None and scales is not None:
         kept = torch.tensor(fold.kept_scales(record, plan.layers))
         scales |= {key: scales[key][kept] for key in ("exp_avg", "exp_avg_sq")}
     buffer = io.BytesIO()
-    torch.save(state, buffer)
+    torch.save(made, buffer)
     return buffer.getvalue()
 
 
-def _choose(
+def _without(model: M, names: Sequence[str], image_size: tuple[int, int], channels: int) -> M:
+    """The model without these repeats; itself, without any."""
+    return repeats.without(model, names, (1, channels, *image_size)) if names else model
+
+
+def _task(
     request: Request,
     detector: Detector,
     graph: ChannelGraph,
-    costs: CostModel,
-    scores: importance.Scores,
+    record: Quantization | None,
     limits: Limits,
-    macs_before: float,
-    means: Means,
-) -> tuple[Keeps, PlannedTime | None]:
-    if request.widths is not None:
-        return _at_widths(read_json(request.widths, PrunePlan, PlanError), graph, detector.model, scores)
-    if request.clock is not None:
-        timing = request.clock(graph, detector.model)
-        return choose(graph, costs, scores, timing, request.allocation, limits, means)
-    budget = Budget(
-        macs_ratio=request.macs_ratio / macs_before if request.macs_ratio else None, channel_ratio=request.channel_ratio
-    )
-    return allocate(graph, costs, scores, budget, request.allocation, limits, means), None
+    before: PrunePlan | None,
+    on_batch: Callable[[int, int], None],
+    on_trial: Callable[[int, int], None],
+) -> Task:
+    """What a granularity is asked, and may ask for."""
+    method = METHODS["importance"][request.importance]
+    whole = Left(detector.model, graph, {name: name for name in graph.layers})
+
+    def means(left: Left) -> Means:
+        which = "" if left is whole else f"-{left.graph.sha256[:12]}"  # its channel groups have the same names
+        kept = {kind: request.work and request.work / f"{kind}{which}.jsonl" for kind in ("losses", "supernet-losses")}
+        costs = CostModel(left.graph, left.model)
+        candidates = Candidates(left.model, left.graph, costs, record, lambda: _draw(request, request.trial_batches))
+        return Means(
+            left.model, request.seed, request.trials, remembered(candidates.loss, kept["losses"]),
+            partial(_supernet, request, candidates, kept["supernet-losses"]), on_trial,
+        )  # fmt: skip
+
+    aim = _Aim(request, whole, limits, before.macs_ratio if before else 1.0, means)
+
+    def evidence(graph: ChannelGraph) -> importance.Evidence:
+        return _evidence(request, graph, detector, record, means(whole).loss, on_batch)
+
+    def there() -> list[str]:
+        if record is not None:
+            raise RecipeError(
+                "Blocks are taken out of a float model: what they make has scales of its own.", where="granularity",
+                expected="no scales yet", got="a quantized model", next_step="cut first and calibrate then",
+            )  # fmt: skip
+        # later rounds cut channels: blocks went in the first
+        return repeats.repeats(detector.model, (1, detector.channels, *request.image_size)) if before is None else []
+
+    def without(names: Sequence[str]) -> Left:
+        model = _without(detector.model, names, request.image_size, detector.channels)
+        shorter = channel_graph(model, request.image_size, detector.channels)
+        return Left(model, shorter, {name: name_in_parent(name, names) for name in shorter.layers})
+
+    return Task(
+        whole, scores=lambda graph: method.function(evidence(graph)),
+        each=lambda: method.function_of_each(evidence(graph)),
+        widths=aim.widths, repeats=there, without=without, spends=aim.spends, lost=aim.lost,
+        fixed=blocks.constants(detector.model), sparsity=request.sparsity, allocation=request.allocation,
+    )  # fmt: skip
 
 
-def _supernet(request: Request, candidates: Candidates, problem: Problem) -> CutLoss:
-    """The loss of sub-nets of the supernet, BatchNorm's statistics their own."""
-    if request.train_supernet is not None:
-        candidates = candidates.of(copy.deepcopy(candidates.model))
-        request.train_supernet(candidates.model, problem)
-    file = request.work and request.work / "supernet-losses.jsonl"
-    return remembered(partial(candidates.loss, recalibrated=True), file)
+@dataclass(frozen=True)
+class _Aim:
+    """How far a request goes, for what is left of its model.
+
+    Attributes:
+        macs_before: MACs of the model that the request cuts : its parent's.
+        means: What allocations may use besides arithmetic.
+    """
+
+    request: Request
+    whole: Left
+    limits: Limits
+    macs_before: float
+    means: Callable[[Left], Means]
+
+    def spends(self, left: Left) -> float:
+        """Predicted ms where the goal is one in time; else the share of the whole model's MACs, or channels."""
+        if self.request.clock is not None:
+            return self._timing(left).model.ms(_widths(left))
+        if self.request.macs_ratio is None:
+            return float(_widths(left).sum() / _widths(self.whole).sum())
+        now, then = (CostModel(one.graph, one.model).macs(_widths(one)) for one in (left, self.whole))
+        return now / then
+
+    def lost(self, left: Left, scores: importance.Scores) -> float:
+        """Importance that channels lose until the goal is met, chosen by importance alone; infinite where it isn't."""
+        try:
+            keeps, _ = self._choose(left, scores, "global", measured=False)
+        except PlanError:
+            return inf
+        return sum(float(s.sum() - s[list(keeps[name])].sum()) for name, s in scores.items() if name in keeps)
+
+    def widths(self, left: Left, scores: importance.Scores) -> tuple[Keeps, PlannedTime | None]:
+        """The channels that stay."""
+        return self._choose(left, scores, self.request.allocation, measured=True)
+
+    def _choose(
+        self, left: Left, scores: importance.Scores, allocation: str, measured: bool
+    ) -> tuple[Keeps, PlannedTime | None]:
+        if self.request.widths is not None:
+            return _at_widths(read_json(self.request.widths, PrunePlan, PlanError), left.graph, left.model, scores)
+        costs = CostModel(left.graph, left.model)
+        if self.request.clock is not None:
+            timing = self._timing(left)
+            timing = timing if measured else replace(timing, measure=None)
+            if not measured and timing.model.ms(_widths(left)) <= timing.budget_ms:
+                return {}, None
+            return choose(left.graph, costs, scores, timing, allocation, self.limits, self.means(left))
+        ratios = (self.request.macs_ratio and self.request.macs_ratio / self.macs_before, self.request.channel_ratio)
+        spent = 1.0 if left is self.whole else self.spends(left)
+        if left is not self.whole and spent <= (ratios[0] or ratios[1] or 0.0):
+            return {}, None
+        budget = Budget(*(ratio and ratio / spent for ratio in ratios))
+        return allocate(left.graph, costs, scores, budget, allocation, self.limits, self.means(left)), None
+
+    def _timing(self, left: Left) -> Timing:
+        """The latency table knows layers by the whole model's names; engines are built from what is left."""
+        assert self.request.clock is not None
+        real = self.request.clock(left.graph, left.model)
+        if left is self.whole:
+            return real
+        return replace(real, model=self.request.clock(left.alias(self.whole.graph), left.model).model)
 
 
 def _at_widths(
@@ -267,17 +372,16 @@ def _at_widths(
     return keeps_at(graph, known, widths), plan.time
 
 
-def _scores(
-    request: Request,
-    graph: ChannelGraph,
-    detector: Detector,
-    record: Quantization | None,
-    cut_loss: CutLoss,
-    on_batch: Callable[[int, int], None],
-) -> importance.Scores:
-    score = METHODS["importance"][request.importance].function
-    found: importance.Scores = score(_evidence(request, graph, detector, record, cut_loss, on_batch))
-    return found
+def _supernet(request: Request, candidates: Candidates, file: Path | None, problem: Problem) -> CutLoss:
+    """The loss of sub-nets of the supernet, BatchNorm's statistics their own."""
+    if request.train_supernet is not None:
+        candidates = candidates.of(copy.deepcopy(candidates.model))
+        request.train_supernet(candidates.model, problem)
+    return remembered(partial(candidates.loss, recalibrated=True), file)
+
+
+def _widths(left: Left) -> Widths:
+    return np.array([group.size for group in left.graph.groups], dtype=np.float64)
 
 
 def _evidence(

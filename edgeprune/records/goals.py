@@ -7,12 +7,19 @@ from typing import Literal, get_args
 from edgeprune.records.recipe import Goal
 from edgeprune.records.report import Report
 
-GoalKind = Literal["speedup", "latency_ms", "fps", "macs_ratio"]
+GoalKind = Literal["speedup", "latency_ms", "fps", "macs_ratio", "sparsity"]
 KINDS: tuple[GoalKind, ...] = get_args(GoalKind)
 #: Kind -> its short form in names of builds: '2x', '8ms'.
-UNITS: dict[str, str] = {"speedup": "x", "latency_ms": "ms", "fps": "fps", "macs_ratio": "macs", "imgsz": "px"}
+UNITS: dict[str, str] = {
+    "speedup": "x",
+    "latency_ms": "ms",
+    "fps": "fps",
+    "macs_ratio": "macs",
+    "sparsity": "zeros",
+    "imgsz": "px",
+}
 #: Kinds of which more is harder; of the others less is.
-_UP = frozenset({"speedup", "fps"})
+_UP = frozenset({"speedup", "fps", "sparsity"})
 
 
 def kind_and_value(goal: Goal) -> tuple[GoalKind, float]:
@@ -44,4 +51,4 @@ def whole(kind: str, report: Report) -> float:
     """The value that the uncut parent has by itself; times are its best engine's in that report."""
     parent = next(r for r in report.rows if f"{r.variant} {r.precision}" == report.verdict.comparison.parent)
     ms = parent.latency_ms.p50
-    return {"speedup": 1.0, "macs_ratio": 1.0, "latency_ms": ms, "fps": 1e3 / ms}[kind]
+    return {"speedup": 1.0, "macs_ratio": 1.0, "latency_ms": ms, "fps": 1e3 / ms, "sparsity": 0.0}[kind]

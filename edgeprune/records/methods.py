@@ -60,11 +60,30 @@ def function_at(at: str) -> Callable[..., Any]:
     return found
 
 
+#: Granularities that leave zeros and change no shape; their goal is a sparsity.
+LEAVE_ZEROS = frozenset({"weights", "2:4", "kernels"})
+
 _W, _A, _G = (f"prune.importance.{family}" for family in ("weights", "activations", "gradients"))
 
 METHODS: Mapping[Row, Mapping[str, Method]] = {
     "granularity": {
-        "channels": Method("Li et al. 2017, section 3: whole filters, with everything that reads them"),
+        "channels": Method(
+            "Li et al. 2017, section 3: whole filters, with everything that reads them", "prune.granularity:channels"
+        ),
+        "neurons": Method(
+            "Hu et al. 2016, section 4: neurons of linear layers (classifiers, RT-DETR's feed-forward)",
+            "prune.granularity:neurons",
+        ),
+        "blocks": Method(
+            "Elkerdawy et al. 2020, section 3: whole repeats of bottlenecks by importance and cost, then channels",
+            "prune.depth:blocks",
+        ),
+        "weights": Method("Han et al. 2015, section 3.1: single weights become zero", "prune.sparse:weights"),
+        "2:4": Method(
+            "Mishra et al. 2021, section 2: two of every four weights along the input channels become zero",
+            "prune.sparse:two_of_four",
+        ),
+        "kernels": Method("Lin et al. 2018, section 3: whole kernels become zero", "prune.sparse:kernels"),
     },
     "importance": {
         "random": Method("the control: uniform by seed", f"{_W}:random", each=f"{_W}:random_each"),

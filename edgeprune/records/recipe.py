@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from edgeprune.errors import RecipeError
 from edgeprune.records.base import Record
-from edgeprune.records.methods import Named
+from edgeprune.records.methods import LEAVE_ZEROS, METHODS, Named
 from edgeprune.records.quantization import Observer
 
 Granularity = Annotated[str, Named("granularity")]
@@ -20,13 +20,13 @@ Distillation = Annotated[str, Named("distillation")]
 Schedule = Literal["ptq", "prune-then-qat", "qap"]
 Activation = Literal["keep", "relu", "relu6", "hardswish", "race"]
 #: The keys of a goal that say what a build may cost; a recipe gives one of them.
-WAYS = ("macs_ratio", "latency_ms", "speedup", "fps")
+WAYS = ("macs_ratio", "latency_ms", "speedup", "fps", "sparsity")
 #: Edge of a square input in pixels; the detector's largest stride divides it.
 InputEdge = Annotated[int, Field(ge=32, le=4096, multiple_of=32)]
 
 
 class Goal(Record):
-    """When a build is good enough: what it may cost, said in one of four ways, and what it may lose."""
+    """When a build is good enough: what it may cost, said in one of five ways, and what it may lose."""
 
     macs_ratio: float | None = Field(default=None, gt=0.05, lt=1.0)
     """Multiply-accumulates of the build : the parent's, at most. 0.5 where no goal is given."""
@@ -36,6 +36,8 @@ class Goal(Record):
     """The parent's median time : the build's, at least."""
     fps: float | None = Field(default=None, gt=0.0)
     """Images a second on the target, one after the other, at least: 1000 : latency_ms."""
+    sparsity: float | None = Field(default=None, gt=0.0, lt=1.0)
+    """Share of the weights of convolutions and linear layers that become zero, for granularities that leave zeros."""
     max_map_drop: float = Field(default=0.01, ge=0.0, le=0.5)
     """mAP50-95 (0 to 1) that the build may lose against its parent on the same runtime."""
 
@@ -56,13 +58,18 @@ class Goal(Record):
     @property
     def in_time(self) -> bool:
         """Whether it is about time on the target, which a latency table answers for."""
-        return self.macs_ratio is None
+        return self.macs_ratio is None and self.sparsity is None
 
     def macs_after(self, share: float) -> float:
         """MACs that may stay, of the parent's, after this share (over 0, at most 1) of the way to the goal. Every
         equal share of the way takes an equal factor."""
         assert self.macs_ratio is not None
         return self.macs_ratio**share
+
+    def sparsity_after(self, share: float) -> float:
+        """Share of zeros after this share (over 0, at most 1) of the way; every equal share leaves an equal factor."""
+        assert self.sparsity is not None
+        return self.sparsity if share == 1.0 else float(1 - (1 - self.sparsity) ** share)
 
     def budget_ms(self, parent_ms: float, share: float = 1.0) -> float:
         """Time in ms that an image may take after this share of the way; the whole way ends at the goal exactly.
@@ -181,6 +188,41 @@ class Recipe(Record):
             )
         return self
 
+    @model_validator(mode="after")
+    def _zeros(self) -> Recipe:
+        """What leaves zeros goes with a sparsity, and what cuts with the other goals."""
+        granularity = self.granularity
+        if granularity not in LEAVE_ZEROS:
+            if self.goal.sparsity is not None:
+                raise ValueError(
+                    f"goal sparsity and granularity {granularity}: what is cut is gone, and leaves no zeros; give "
+                    f"macs_ratio or a goal in time, or granularity {', '.join(sorted(LEAVE_ZEROS))}"
+                )
+            return self
+        if self.goal.sparsity is None:
+            way = next(way for way in WAYS if getattr(self.goal, way) is not None)
+            raise ValueError(
+                f"goal {way} and granularity {granularity}: zeros change neither MACs nor, by themselves, the time; "
+                "give goal: {sparsity: …}"
+            )
+        if METHODS["importance"][self.importance].each is None:
+            known = ", ".join(name for name, method in METHODS["importance"].items() if method.each)
+            raise ValueError(
+                f"importance {self.importance} and granularity {granularity}: it scores channels, not single weights; "
+                f"give one of {known}"
+            )
+        if self.allocation not in {"global", "uniform"}:
+            raise ValueError(
+                f"allocation {self.allocation} and granularity {granularity}: it chooses widths, and no width changes; "
+                "give global or uniform"
+            )
+        if granularity == "2:4" and (self.goal.sparsity != 0.5 or self.rounds != 1):
+            raise ValueError(
+                f"goal sparsity {self.goal.sparsity:g} in {self.rounds} rounds and granularity 2:4: the pattern leaves "
+                "half the weights, at once; give sparsity 0.5 and rounds 1"
+            )
+        return self
+
     @field_validator("imgsz", mode="before")
     @classmethod
     def _alone(cls, value: Any) -> Any:
@@ -199,6 +241,16 @@ class Recipe(Record):
             raise ValueError(
                 f"rounds {self.rounds} with pruning {self.pruning}, which cuts once: give rounds 1, or pruning "
                 "one-shot or rewind-rate"
+            )
+        if self.granularity == "blocks" and self.importance == "sensitivity":
+            raise ValueError(
+                "importance sensitivity with granularity blocks: what was measured is what cuts lose, and "
+                "says nothing of a block; give another importance"
+            )
+        if self.granularity != "channels" and self.pruning not in {"one-shot", "rewind-rate"}:
+            raise ValueError(
+                f"pruning {self.pruning} with granularity {self.granularity}: it silences channels as it trains; give "
+                "granularity channels, or pruning one-shot or rewind-rate"
             )
         if self.regularization_strength is not None and self.regularization == "none":
             raise ValueError(

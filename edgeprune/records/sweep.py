@@ -20,7 +20,7 @@ from edgeprune.records.measurement import Comparison, Milliseconds
 from edgeprune.records.report import Row
 
 #: What points of a sweep differ in: one of a goal's kinds, or the input's edge in pixels.
-Kind = Literal["speedup", "latency_ms", "fps", "macs_ratio", "imgsz"]
+Kind = Literal["speedup", "latency_ms", "fps", "macs_ratio", "sparsity", "imgsz"]
 
 
 class Raced(Record):

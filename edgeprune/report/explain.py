@@ -44,11 +44,15 @@ def explain(model: Path, image_size: tuple[int, int], plan: PrunePlan | None = N
     """
     from edgeprune.prune.make import require_stride, traced_graph
     from edgeprune.yolo.load import load
+    from edgeprune.yolo.repeats import without
 
     detector = load(model)
     require_stride(detector, image_size)
-    program, graph = traced_graph(detector.model, image_size, detector.channels)
-    return gather(model.name, detector.model, program, graph, plan)
+    left = detector.model
+    if plan is not None and plan.blocks:
+        left = without(left, plan.blocks, (1, detector.channels, *image_size))
+    program, graph = traced_graph(left, image_size, detector.channels)
+    return gather(model.name, left, program, graph, plan)
 
 
 def gather(

@@ -125,8 +125,7 @@ def layer_widths(widths: Mapping[str, int], plan: PrunePlan) -> tuple[LayerWidth
             have no channels to cut) are left out.
         plan: What stayed.
     """
+    build = {plan.name_in_parent(layer): len(keep.out) for layer, keep in plan.layers.items()}
     return tuple(
-        LayerWidth(layer=layer, parent=width, build=len(plan.layers[layer].out))
-        for layer, width in widths.items()
-        if layer in plan.layers
+        LayerWidth(layer=layer, parent=width, build=build[layer]) for layer, width in widths.items() if layer in build
     )

@@ -263,6 +263,7 @@ def _notes(job: Job) -> tuple[str, ...]:
     plan = read_json(job.shop / "plan.json", PrunePlan, EdgepruneError)
     if plan.time is not None:
         notes.append(plan.time.sentence())
+    notes += plan.sentences()
     raced = job.shop / "latency/activation.json"
     if plan.time is not None and raced.is_file():
         notes.append(read_json(raced, ActivationRace, EdgepruneError).sentence())

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from edgeprune.job import Job
 from edgeprune.records import files
-from edgeprune.records.methods import METHODS
+from edgeprune.records.methods import LEAVE_ZEROS, METHODS
 from edgeprune.records.model import ModelFiles
 from edgeprune.schedule import Phase
 from edgeprune.stages.board import place
@@ -144,8 +144,9 @@ def prune(job: Job, phase: Phase, model: ModelFiles, again: bool = False) -> Mod
     carrier = _trained_in(job, phase.number - phase.point, model) if phase.point else model
     searches = widths is None and "data" in METHODS["allocation"][job.recipe.allocation].needs
     needs_data = searches or "data" in METHODS["importance"][job.recipe.importance].needs
-    clock, ratio = None, None if goal.in_time else goal.macs_after(phase.share)
-    aim: dict[str, object] = {"macs_ratio": ratio}
+    clock, ratio = None, None if goal.macs_ratio is None else goal.macs_after(phase.share)
+    sparsity = None if goal.sparsity is None else goal.sparsity_after(phase.share)
+    aim: dict[str, object] = {"macs_ratio": ratio} if sparsity is None else {"sparsity": sparsity}
     if widths is not None:
         aim = {"widths": widths}
     elif goal.in_time:
@@ -176,6 +177,8 @@ def prune(job: Job, phase: Phase, model: ModelFiles, again: bool = False) -> Mod
                 image_size=job.image_size,
                 macs_ratio=ratio,
                 clock=clock,
+                sparsity=sparsity,
+                granularity=recipe.granularity,
                 importance=recipe.importance,
                 allocation=recipe.allocation,
                 channel_multiple=job.profile.channel_multiple,
@@ -197,7 +200,7 @@ def prune(job: Job, phase: Phase, model: ModelFiles, again: bool = False) -> Mod
         )
 
     rewound = {"carrier": carrier.checkpoint} if phase.point else {}
-    keys = {"importance", "allocation", "max_group_ratio", "min_width", "importance_batches", "seed"}
+    keys = {"granularity", "importance", "allocation", "max_group_ratio", "min_width", "importance_batches", "seed"}
     keys |= {"search_batches"} if needs_data else set()
     keys |= {"search_trials", "supernet_epochs"} if searches else set()
     keys |= {"learning_rate"} if job.recipe.supernet_epochs else set()
@@ -310,6 +313,7 @@ def finetune(job: Job, phase: Phase, model: ModelFiles, again: bool = False) -> 
     keys = ({"regularization_strength"} if phase.keeper else set()) | {
         "batch", "distillation", "distillation_weight", "workers", "cache", "seed", "torch_device",
     } | ({"norm_freeze_share"} if phase.quantized else set())  # fmt: skip
+    keys |= {"granularity"} if job.recipe.granularity in LEAVE_ZEROS else set()
     job.shop.stage(
         name, act,
         reads={

@@ -23,7 +23,7 @@ from edgeprune.prune.make import channel_graph
 from edgeprune.quant.fake import attach, attached, detach
 from edgeprune.records import PrunePlan, Quantization, Recipe, read_json, write_json
 from edgeprune.records.files import write_bytes
-from edgeprune.records.methods import METHODS, function_at
+from edgeprune.records.methods import LEAVE_ZEROS, METHODS, function_at
 from edgeprune.records.model import ModelFiles
 from edgeprune.train.distill import Lesson, Teaching
 from edgeprune.train.whole import Whole
@@ -31,6 +31,7 @@ from edgeprune.yolo.checkpoint import pack
 from edgeprune.yolo.load import Detector, load_detector
 from edgeprune.yolo.stretch import Stretch
 from edgeprune.yolo.trainer import train
+from edgeprune.yolo.zeros import KeepZeros
 
 
 def finetune(
@@ -106,9 +107,10 @@ def finetune(
         "cache": False if recipe.cache == "none" else recipe.cache,
         **teaching.arguments,
     }
+    zeros = (KeepZeros(),) if recipe.granularity in LEAVE_ZEROS else ()
     model = train(
         checkpoint, work, seed=recipe.seed, arguments=arguments, stretch=stretch, log=log, wrap_loss=teaching.wrap,
-        keepers=along, on_epoch=on_epoch,
+        keepers=(*along, *zeros), on_epoch=on_epoch,
     )  # fmt: skip
     if attached(model):
         assert destination.quantization is not None

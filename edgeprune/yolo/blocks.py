@@ -148,6 +148,11 @@ def swap_activation(model: nn.Module, name: str) -> int:
     return swapped
 
 
+def constants(model: nn.Module) -> frozenset[str]:
+    """Layers of stock blocks whose weights are constants: the mean over DFL's bins."""
+    return frozenset(f"{name}.conv" for name, module in model.named_modules() if isinstance(module, DFL))
+
+
 def float_layers(model: nn.Module) -> dict[str, str]:
     """Convolutions of stock blocks that stay float when the model is quantized, with the reason."""
     found = {}

@@ -1,0 +1,303 @@
+"""Blocks: what they weigh, when they go, that the plan says so, is replayed and composed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from edgeprune.errors import RecipeError
+from edgeprune.graph.channels import ChannelGraph
+from edgeprune.graph.cost import CostModel, Widths
+from edgeprune.prune.depth import apart, blocks, importances
+from edgeprune.prune.granularity import Left, Task
+from edgeprune.prune.importance import Evidence, Scores
+from edgeprune.prune.importance import weights as of_weights
+from edgeprune.prune.make import Request, channel_graph, prune_checkpoint, replay
+from edgeprune.prune.time import Timing
+from edgeprune.records import PrunePlan, Recipe
+from edgeprune.records.model import ModelFiles
+from edgeprune.records.plan import name_in_parent
+from edgeprune.report.figures import layer_widths
+from edgeprune.schedule import phases
+from edgeprune.yolo import repeats
+from edgeprune.yolo.checkpoint import pack
+from edgeprune.yolo.load import load, predictions, untrained
+from tests.mute import give_life, largest_error
+from tests.prune.evidence import evidence
+from tests.yolo.test_repeats import bypassed
+
+NAMES = {0: "flat", 1: "tall", 2: "wide"}
+SHAPE = (1, 3, 64, 64)
+
+
+def _squares(found: Evidence) -> Scores:
+    """Squares that compare as they are: with a mean per group, what does little weighs as much as all else."""
+    return of_weights._powers(found.graph, found.model, 2)
+
+
+@pytest.fixture(autouse=True)
+def as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(of_weights, "l2", _squares)
+
+
+@pytest.fixture(scope="module")
+def parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A YOLOv8s whose repeats in layers 4 and 6 do next to nothing: their BatchNorm scales are small."""
+    model = give_life(untrained("yolov8s.yaml", NAMES, 0))
+    with torch.no_grad():
+        for layer in (4, 6):
+            for repeat in model.model[layer].m:
+                for block in (repeat.cv1, repeat.cv2):
+                    for parameter in block.parameters():
+                        parameter.mul_(1e-3)
+    file = tmp_path_factory.mktemp("depth") / "parent.pt"
+    file.write_bytes(pack(model, {"train_args": {"imgsz": 64}}, half=False))
+    return file
+
+
+def cut(parent: Path, folder: Path, **asked: object) -> PrunePlan:
+    request = Request(
+        model=parent, image_size=(64, 64), granularity="blocks", **{"importance": "random", "macs_ratio": 0.7, **asked}
+    )  # type: ignore[arg-type]
+    return prune_checkpoint(request, files=ModelFiles(folder / "pruned.pt", folder / "plan.json"))[1]
+
+
+def test_names_in_the_parent_count_what_is_gone() -> None:
+    gone = ("model.4.m.0", "model.4.m.2", "model.6.m.1.m.0")
+    assert name_in_parent("model.4.m.0.cv1.conv", gone) == "model.4.m.1.cv1.conv"
+    assert name_in_parent("model.4.m.1.cv1.conv", gone) == "model.4.m.3.cv1.conv"
+    assert name_in_parent("model.6.m.1.m.0.cv2.bn", gone) == "model.6.m.1.m.1.cv2.bn"
+    assert name_in_parent("model.2.m.0.cv1.conv", gone) == "model.2.m.0.cv1.conv"
+
+
+def test_a_repeat_weighs_what_it_makes_apart_from_the_stream(parent: Path) -> None:
+    """yolov8s: a repeat's last convolution and BatchNorm, and not those of the stream that they are added to."""
+    model = load(parent).model
+    graph = channel_graph(model, (64, 64))
+    split = apart(graph, ["model.4.m.0", "model.12.m.0"])
+    made = {g.name: set(g.sides) for g in split.groups[len(graph.groups) :]}
+    stream = next(g.name for g in graph.groups if ("model.4.m.0.cv2.conv", "out") in g.sides)
+    assert made == {
+        f"model.4.m.0>{stream}": {("model.4.m.0.cv2.conv", "out"), ("model.4.m.0.cv2.bn", "out")},
+        "model.12.m.0>model.12.m.0.cv2.conv": {("model.12.m.0.cv2.conv", "out"), ("model.12.m.0.cv2.bn", "out")},
+    }
+    task = Task(
+        Left(model, graph, {}), lambda graph: _squares(evidence(graph, model=model)), dict, lambda *_: ({}, None)
+    )
+    cv2 = model.model[4].m[0].cv2
+    expected = sum(float((p.double() ** 2).sum()) for p in cv2.parameters())
+    assert importances(task, ["model.4.m.0", "model.12.m.0"])["model.4.m.0"] == pytest.approx(expected)
+
+
+def test_repeats_within_repeats_are_weighed_each(tmp_path: Path) -> None:
+    model = load(Path("yolo11m.yaml")).model
+    graph = channel_graph(model, (64, 64))
+    names = repeats.repeats(model, SHAPE)
+    seen: list[int] = []
+
+    def scores(graph: ChannelGraph) -> Scores:
+        seen.append(len(graph.groups))
+        return {g.name: np.ones(g.size) for g in graph.groups}
+
+    found = importances(Task(Left(model, graph, {}), scores, dict, lambda *_: ({}, None)), names)
+    assert found.keys() == set(names)
+    assert len(seen) == 2
+    assert found["model.2.m.0"] == found["model.2.m.0.m.0"] * 2  # C3k works at half its width
+
+
+@pytest.mark.parametrize(
+    ("lost", "gone"), [([10, 8, 7, 9], ("a", "b")), ([10, 11], ()), ([10, 3, 2, 0], ("a", "b", "c"))]
+)
+def test_repeats_go_as_long_as_that_beats_channels(lost: list[float], gone: tuple[str, ...]) -> None:
+    """Each of three repeats weighs nothing and saves 3, 2 and 1; channels lose what is given, by repeats that went."""
+
+    class Fake(Left):
+        def scores(self, whole: ChannelGraph, scores: Scores) -> Scores:
+            return scores
+
+    graph = ChannelGraph({}, (), (), (), (), "")
+    lefts = {
+        names: Fake(torch.nn.Module(), graph, {n: n for n in names})
+        for names in [(), ("a",), ("b",), ("c",), ("a", "b"), ("a", "b", "c")]
+    }
+    saved = {"a": 3, "b": 2, "c": 1}
+    task = Task(
+        lefts[()], scores=lambda graph: {}, each=dict, widths=lambda left, scores: ({}, None),
+        repeats=lambda: ("c", "a", "b"),
+        without=lambda names: lefts[tuple(names)], spends=lambda left: 10 - sum(saved[n] for n in left.names),
+        lost=lambda left, scores: lost[len(left.names)],
+    )  # fmt: skip
+    assert blocks(task).blocks == gone
+
+
+def test_blocks_that_do_nothing_go_first_and_channels_for_the_rest(parent: Path, tmp_path: Path) -> None:
+    plan = cut(parent, tmp_path, importance="l2")
+    assert plan.blocks is not None
+    assert {f"model.{layer}.m.{n}" for layer in (4, 6) for n in (0, 1)} <= set(plan.blocks)
+    assert plan.macs_ratio <= 0.7
+    assert 0 < plan.pruning_ratio < 1
+    whole, made = load(parent).model, load(tmp_path / "pruned.pt").model
+    graph = channel_graph(whole, (64, 64))
+    costs = CostModel(graph, whole)
+    assert plan.macs[0] == costs.macs(costs.widths)
+    assert plan.parameters == tuple(sum(p.numel() for p in m.parameters()) for m in (whole, made))
+    widths = {n: m.out_channels for n, m in whole.named_modules() if isinstance(m, torch.nn.Conv2d)}
+    told = {row.layer for row in layer_widths(widths, plan)}
+    assert (
+        widths.keys() - told
+        == {n for n in widths if any(n.startswith(f"{b}.") for b in plan.blocks)} | {"model.22.dfl.conv"} - told
+    )
+
+
+def test_plan_with_blocks_is_replayed_and_is_bypass_and_mute(parent: Path, tmp_path: Path) -> None:
+    plan = cut(parent, tmp_path, importance="l2", macs_ratio=0.8)
+    replay(parent, tmp_path / "plan.json", tmp_path / "again.pt")
+    assert (tmp_path / "again.pt").read_bytes() == (tmp_path / "pruned.pt").read_bytes()
+    assert plan.blocks is not None
+    content = json.loads((tmp_path / "plan.json").read_text())
+    whole = load(parent).model.double()
+    if plan.pruning_ratio == 0:
+        image = torch.rand(SHAPE, dtype=torch.float64)
+        with torch.no_grad():
+            a, b = load(tmp_path / "pruned.pt").model.double(), bypassed(whole, list(plan.blocks))
+            assert largest_error(predictions(a(image)), predictions(b(image))) < 1e-6  # columns summed in FP32
+    content["blocks"] = ["model.99.m.0"]
+    (tmp_path / "plan.json").write_text(json.dumps(content))
+    with pytest.raises(Exception, match="no such repeat"):
+        replay(parent, tmp_path / "plan.json", tmp_path / "none.pt")
+    assert not (tmp_path / "none.pt").exists()
+
+
+def test_later_round_cuts_channels_and_composes(parent: Path, tmp_path: Path) -> None:
+    first = cut(parent, tmp_path, importance="l2", macs_ratio=0.8)
+    (tmp_path / "2").mkdir()
+    second = cut(
+        tmp_path / "pruned.pt", tmp_path / "2", importance="l2", macs_ratio=0.5, parent=parent,
+        before=tmp_path / "plan.json",
+    )  # fmt: skip
+    assert second.blocks == first.blocks
+    assert second.macs[0] == first.macs[0]
+    assert second.macs_ratio <= 0.5
+    replay(parent, tmp_path / "2/plan.json", tmp_path / "at-once.pt")
+    a, b = (load(f).model.state_dict() for f in (tmp_path / "2/pruned.pt", tmp_path / "at-once.pt"))
+    assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_moments_lose_what_the_blocks_had(parent: Path, tmp_path: Path) -> None:
+    model = load(parent).model
+    moments = {
+        name: {"exp_avg": torch.randn_like(p), "exp_avg_sq": torch.rand_like(p), "step": torch.tensor(3.0)}
+        for name, p in model.named_parameters()
+    }
+    torch.save(moments, tmp_path / "moments.pt")
+    request = Request(
+        model=parent, image_size=(64, 64), granularity="blocks", importance="l2", macs_ratio=0.8,
+        moments=tmp_path / "moments.pt",
+    )  # fmt: skip
+    files = ModelFiles(tmp_path / "pruned.pt", tmp_path / "plan.json", moments=tmp_path / "pruned-moments.pt")
+    _, plan = prune_checkpoint(request, files=files)
+    made = torch.load(tmp_path / "pruned-moments.pt", weights_only=True)
+    pruned = dict(load(tmp_path / "pruned.pt").model.named_parameters())
+    assert made.keys() == pruned.keys()
+    for name, entry in made.items():
+        assert entry["exp_avg"].shape == entry["exp_avg_sq"].shape == pruned[name].shape
+    name = next(n for n in plan.layers if n.endswith("cv1.conv") and plan.name_in_parent(n) != n)
+    keep = plan.layers[name]
+    old = moments[f"{plan.name_in_parent(name)}.weight"]["exp_avg"]
+    assert torch.equal(made[f"{name}.weight"]["exp_avg"], old[list(keep.out)][:, list(keep.in_)])
+
+
+class _Linear:
+    """A machine whose time is MACs, told by the whole model's layers."""
+
+    floor_ms, spread = 0.0, 0.0
+
+    def __init__(self, graph: ChannelGraph, layers: set[str]) -> None:
+        assert set(graph.layers) == layers
+        self.sizes = [(layer.in_, layer.out) for layer in graph.layers.values()]
+        self.count = len(graph.groups)
+
+    def ms(self, widths: Widths) -> float:
+        def wide(line: tuple[tuple[int, int] | None, ...]) -> float:
+            size: dict[int, int] = {}
+            for channel in line:
+                if channel is not None:
+                    size[channel[0]] = size.get(channel[0], 0) + 1
+            return sum(widths[g] for g in size)
+
+        return sum(wide(i) * wide(o) for i, o in self.sizes) / 1e5
+
+
+def test_goal_in_time_sees_the_whole_models_layers(parent: Path, tmp_path: Path) -> None:
+    model = load(parent).model
+    graph = channel_graph(model, (64, 64))
+    layers = set(graph.layers)
+    full = _Linear(graph, layers).ms(np.array([g.size for g in graph.groups], dtype=np.float64))
+
+    def clock(graph: ChannelGraph, module: torch.nn.Module) -> Timing:
+        names = layers if set(graph.layers) == layers else set(graph.layers)
+        return Timing(_Linear(graph, names), 0.75 * full)
+
+    plan = cut(parent, tmp_path, importance="l2", macs_ratio=None, clock=clock)
+    assert plan.blocks
+    assert plan.time is not None
+    assert plan.time.choices[0].predicted_ms <= 0.75 * full
+
+
+def test_quantized_model_is_refused(parent: Path, tmp_path: Path) -> None:
+    from edgeprune.quant.calibrate import Image, calibrate
+    from edgeprune.records import write_json
+    from edgeprune.records.quantization import Scheme
+
+    model = load(parent).model
+    record = calibrate(
+        model, [Image("0", np.random.rand(1, 3, 64, 64).astype(np.float32))], Scheme(), {}, "minmax", "0" * 64
+    )
+    write_json(tmp_path / "scales.json", record)
+    with pytest.raises(RecipeError, match="taken out of a float model"):
+        cut(parent, tmp_path, quantization=tmp_path / "scales.json")
+
+
+def test_qap_takes_blocks_out_before_there_are_scales() -> None:
+    made = phases(Recipe(granularity="blocks", rounds=2, epochs=4), int8=True)
+    assert [(p.share, p.calibrate, p.epochs > 0, p.quantized) for p in made] == [
+        (0.5, False, False, False), (None, True, True, True), (1.0, False, True, True), (None, True, True, True)
+    ]  # fmt: skip
+    assert [(p.share, p.calibrate) for p in phases(Recipe(granularity="blocks"), int8=False)] == [(1.0, False)]
+
+
+STOCK = """
+import importlib.abc, sys
+class Block(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] == 'edgeprune':
+            raise ImportError('edgeprune is not here')
+sys.meta_path.insert(0, Block())
+import torch
+from ultralytics import YOLO
+yolo = YOLO(sys.argv[1])
+x = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+before = yolo.model.float().eval()(x)[0]
+yolo.fuse()
+after = yolo.model.eval()(x)[0]
+print(float((after - before).abs().max() / before.abs().max()), YOLO(sys.argv[1]).export(format='onnx', imgsz=64))
+"""
+
+
+def test_checkpoint_without_blocks_opens_in_a_stock_install(parent: Path, tmp_path: Path) -> None:
+    assert cut(parent, tmp_path, importance="l2").blocks
+    done = subprocess.run(
+        [sys.executable, "-c", STOCK, str(tmp_path / "pruned.pt")], capture_output=True, text=True, cwd=tmp_path,
+        timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    drift, exported = done.stdout.strip().splitlines()[-1].split()
+    assert float(drift) < 1e-3
+    assert Path(exported).is_file()
+    assert repeats.repeats(load(parent).model, SHAPE)
