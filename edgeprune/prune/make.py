@@ -350,10 +350,9 @@ class _Aim:
     def _timing(self, left: Left) -> Timing:
         """The latency table knows layers by the whole model's names; engines are built from what is left."""
         assert self.request.clock is not None
-        real = self.request.clock(left.graph, left.model)
         if left is self.whole:
-            return real
-        return replace(real, model=self.request.clock(left.alias(self.whole.graph), left.model).model)
+            return self.request.clock(left.graph, left.model)
+        return self.request.clock(left.graph, left.model, left.alias(self.whole.graph))
 
 
 def _at_widths(

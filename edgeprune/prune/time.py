@@ -50,6 +50,13 @@ class Timing:
     measure: Measure | None = None
 
 
-#: The timing of a model that is about to be cut. In later rounds that is one that was cut before, with a graph of its
-#: own.
-Clock = Callable[[ChannelGraph, "nn.Module"], Timing]
+class Clock(Protocol):
+    """The timing of a model that is about to be cut; in later rounds one that was cut before, with its own graph."""
+
+    def __call__(self, graph: ChannelGraph, model: nn.Module, known: ChannelGraph | None = None, /) -> Timing:
+        """Tell it.
+
+        Args:
+            graph: The model's channel graph.
+            known: The same in the names that a latency table knows its layers by, where blocks have been taken out.
+        """

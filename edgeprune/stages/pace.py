@@ -151,10 +151,10 @@ def clock(job: Job, share: float, model: ModelFiles) -> tuple[Clock, dict[str, o
     found = _pace_of(job, target, model, table, round(min(level, 1.0) * LEVELS) / LEVELS)
     budget = job.recipe.goal.budget_ms(found.parent_ms, share)
 
-    def tell(graph: ChannelGraph, module: nn.Module) -> Timing:
+    def tell(graph: ChannelGraph, module: nn.Module, known: ChannelGraph | None = None) -> Timing:
         from edgeprune.latency.model import LatencyModel, PacedModel
 
-        paced = PacedModel(LatencyModel.of(table, graph), found.around_ms, found.factor)
+        paced = PacedModel(LatencyModel.of(table, known or graph), found.around_ms, found.factor)
         return Timing(paced, budget, _measure(job, target, model, found, graph, module) if share == 1.0 else None)
 
     return tell, {
