@@ -5,9 +5,8 @@ Rules:
 - Another processor rounds otherwise: a score may move and a box by a little. So what counts is what was found clearly,
   by at least `CLEAR`; it is found again if a box of its class overlaps it by `OVERLAP` with a score `MOVED` away at
   most, and what is found now that clearly (over `CLEAR` + `MOVED`) and wasn't then counts as much as what is missing.
-- Up to `TOLERATED` of them may differ. (YOLOv8n on blood cells, ONNX Runtime against OpenVINO in FP32 and in BF16, 87
-  images: README, 'Fleets'.) An engine whose outputs are in another order, or that computes something else, differs by
-  nearly all.
+- Up to `TOLERATED` of them may differ. Measured with YOLOv8n on 87 images of blood cells, OpenVINO: BF16 for FP32 of
+  the same model 0 %, INT8 for FP32 0.2 % (2.2 % in the worst four images), the parent for its pruned build 26 %.
 """
 
 from __future__ import annotations
