@@ -46,7 +46,7 @@ class Held:
 @pytest.fixture(scope="module")
 def target(tmp_path_factory: pytest.TempPathFactory) -> str:
     file = tmp_path_factory.mktemp("targets") / "small.yaml"
-    file.write_text("description: small\nruntime: onnxruntime\ninput_shape: [1, 3, 64, 64]\nthreads: 1\n")
+    file.write_text("description: small\nruntime: onnxruntime\ninput_shape: [1, 3, 64, 64]\nthreads: 1\nforms: stock\n")
     return str(file)
 
 

@@ -150,6 +150,7 @@ def test_a_rewound_rate_begins_again_after_the_cut(tmp_path: Path, inputs: dict[
     assert set(moments) <= set(dict(regularized.named_parameters()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("pruning", "distillation"), [("gradual", "cwd"), ("rewind-weights", "mgd"), ("regrowth", "ultralytics")]
 )
@@ -184,6 +185,7 @@ def test_gates_that_all_close_end_the_build_and_nothing_is_lost(tmp_path: Path, 
     assert (tmp_path / "small/parent.pt").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("recipe", "stage"),
     [

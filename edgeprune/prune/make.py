@@ -6,7 +6,7 @@ import copy
 import io
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from math import inf
 from pathlib import Path
@@ -28,9 +28,10 @@ from edgeprune.prune.candidates import Batch, Candidates, remembered
 from edgeprune.prune.choose import choose
 from edgeprune.prune.granularity import Left, Pruned, Task
 from edgeprune.prune.importance import CutLoss
-from edgeprune.prune.ladder import Keeps, Limits, keeps_at
+from edgeprune.prune.ladder import Keeps, Limits, keeps_at, ladders_of
 from edgeprune.prune.owned import Owned
 from edgeprune.prune.problem import Means, Problem
+from edgeprune.prune.search import Space, greedy
 from edgeprune.prune.time import Clock, Timing
 from edgeprune.quant import fold
 from edgeprune.quant.fake import SCALES, attach, with_rounded_weights
@@ -317,29 +318,29 @@ class _Aim:
         return now / then
 
     def lost(self, left: Left, scores: importance.Scores) -> float:
-        """Importance that channels lose until the goal is met, chosen by importance alone; infinite where it isn't."""
+        """Importance that channels lose until the goal is met, chosen by importance alone; infinite where it isn't. For
+        a goal in time by greed: every repeat is asked about, and programs take their time."""
+        if self.request.clock is not None and self.request.widths is None:
+            timing = self._timing(left)
+            space = Space(left.graph, ladders_of(left.graph, scores, self.limits), timing.model)
+            point = greedy(space, timing.budget_ms)
+            return inf if point is None else space.loss(point)
         try:
-            keeps, _ = self._choose(left, scores, "global", measured=False)
+            keeps, _ = self._choose(left, scores, "global")
         except PlanError:
             return inf
         return sum(float(s.sum() - s[list(keeps[name])].sum()) for name, s in scores.items() if name in keeps)
 
     def widths(self, left: Left, scores: importance.Scores) -> tuple[Keeps, PlannedTime | None]:
         """The channels that stay."""
-        return self._choose(left, scores, self.request.allocation, measured=True)
+        return self._choose(left, scores, self.request.allocation)
 
-    def _choose(
-        self, left: Left, scores: importance.Scores, allocation: str, measured: bool
-    ) -> tuple[Keeps, PlannedTime | None]:
+    def _choose(self, left: Left, scores: importance.Scores, allocation: str) -> tuple[Keeps, PlannedTime | None]:
         if self.request.widths is not None:
             return _at_widths(read_json(self.request.widths, PrunePlan, PlanError), left.graph, left.model, scores)
         costs = CostModel(left.graph, left.model)
         if self.request.clock is not None:
-            timing = self._timing(left)
-            timing = timing if measured else replace(timing, measure=None)
-            if not measured and timing.model.ms(_widths(left)) <= timing.budget_ms:
-                return {}, None
-            return choose(left.graph, costs, scores, timing, allocation, self.limits, self.means(left))
+            return choose(left.graph, costs, scores, self._timing(left), allocation, self.limits, self.means(left))
         ratios = (self.request.macs_ratio and self.request.macs_ratio / self.macs_before, self.request.channel_ratio)
         spent = 1.0 if left is self.whole else self.spends(left)
         if left is not self.whole and spent <= (ratios[0] or ratios[1] or 0.0):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -14,11 +15,12 @@ import torch
 from edgeprune.errors import RecipeError
 from edgeprune.graph.channels import ChannelGraph
 from edgeprune.graph.cost import CostModel, Widths
+from edgeprune.prune.apply import apply, make_plan
 from edgeprune.prune.depth import apart, blocks, importances
 from edgeprune.prune.granularity import Left, Task
 from edgeprune.prune.importance import Evidence, Scores
 from edgeprune.prune.importance import weights as of_weights
-from edgeprune.prune.make import Request, channel_graph, prune_checkpoint, replay
+from edgeprune.prune.make import Request, channel_graph, cut_moments, prune_checkpoint, replay
 from edgeprune.prune.time import Timing
 from edgeprune.records import PrunePlan, Recipe
 from edgeprune.records.model import ModelFiles
@@ -26,6 +28,7 @@ from edgeprune.records.plan import name_in_parent
 from edgeprune.report.figures import layer_widths
 from edgeprune.schedule import phases
 from edgeprune.yolo import repeats
+from edgeprune.yolo.blocks import settle
 from edgeprune.yolo.checkpoint import pack
 from edgeprune.yolo.load import load, predictions, untrained
 from tests.mute import give_life, largest_error
@@ -61,9 +64,9 @@ def parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def cut(parent: Path, folder: Path, **asked: object) -> PrunePlan:
+def cut(start: Path, folder: Path, **asked: object) -> PrunePlan:
     request = Request(
-        model=parent, image_size=(64, 64), granularity="blocks", **{"importance": "random", "macs_ratio": 0.7, **asked}
+        model=start, image_size=(64, 64), granularity="blocks", **{"importance": "random", "macs_ratio": 0.7, **asked}
     )  # type: ignore[arg-type]
     return prune_checkpoint(request, files=ModelFiles(folder / "pruned.pt", folder / "plan.json"))[1]
 
@@ -174,6 +177,7 @@ def test_plan_with_blocks_is_replayed_and_is_bypass_and_mute(parent: Path, tmp_p
     assert not (tmp_path / "none.pt").exists()
 
 
+@pytest.mark.slow
 def test_later_round_cuts_channels_and_composes(parent: Path, tmp_path: Path) -> None:
     first = cut(parent, tmp_path, importance="l2", macs_ratio=0.8)
     (tmp_path / "2").mkdir()
@@ -189,28 +193,28 @@ def test_later_round_cuts_channels_and_composes(parent: Path, tmp_path: Path) ->
     assert all(torch.equal(a[key], b[key]) for key in a)
 
 
-def test_moments_lose_what_the_blocks_had(parent: Path, tmp_path: Path) -> None:
-    model = load(parent).model
+def test_moments_lose_what_a_block_had_and_move_up_with_the_rest(parent: Path, tmp_path: Path) -> None:
+    model, gone = load(parent).model, ["model.4.m.0"]
     moments = {
         name: {"exp_avg": torch.randn_like(p), "exp_avg_sq": torch.rand_like(p), "step": torch.tensor(3.0)}
         for name, p in model.named_parameters()
     }
     torch.save(moments, tmp_path / "moments.pt")
-    request = Request(
-        model=parent, image_size=(64, 64), granularity="blocks", importance="l2", macs_ratio=0.8,
-        moments=tmp_path / "moments.pt",
-    )  # fmt: skip
-    files = ModelFiles(tmp_path / "pruned.pt", tmp_path / "plan.json", moments=tmp_path / "pruned-moments.pt")
-    _, plan = prune_checkpoint(request, files=files)
-    made = torch.load(tmp_path / "pruned-moments.pt", weights_only=True)
-    pruned = dict(load(tmp_path / "pruned.pt").model.named_parameters())
-    assert made.keys() == pruned.keys()
-    for name, entry in made.items():
-        assert entry["exp_avg"].shape == entry["exp_avg_sq"].shape == pruned[name].shape
-    name = next(n for n in plan.layers if n.endswith("cv1.conv") and plan.name_in_parent(n) != n)
-    keep = plan.layers[name]
-    old = moments[f"{plan.name_in_parent(name)}.weight"]["exp_avg"]
-    assert torch.equal(made[f"{name}.weight"]["exp_avg"], old[list(keep.out)][:, list(keep.in_)])
+    left = repeats.without(model, gone, SHAPE)
+    graph = channel_graph(left, (64, 64))
+    how: dict[str, str | int] = {"importance": "l2", "allocation": "global", "channel_multiple": 8, "seed": 0}
+    inner = next(g for g in graph.groups if ("model.4.m.0.cv1.conv", "out") in g.sides)
+    keep = tuple(range(0, inner.size, 2))
+    plan = make_plan(graph, CostModel(graph, left), {inner.name: keep}, blocks=gone, **how)
+    bytes_ = cut_moments(tmp_path / "moments.pt", model, graph, plan, shorten=lambda m: repeats.without(m, gone, SHAPE))
+    made = torch.load(io.BytesIO(bytes_), weights_only=True)
+    cut_model = dict(apply(left, graph, plan, settle).named_parameters())
+    assert {name: entry["exp_avg"].shape for name, entry in made.items()} == {n: p.shape for n, p in cut_model.items()}
+    moved = made["model.4.m.0.cv1.conv.weight"]
+    for key in ("exp_avg", "exp_avg_sq"):
+        assert torch.equal(moved[key], moments["model.4.m.1.cv1.conv.weight"][key][list(keep)])
+        assert torch.equal(made["model.4.cv1.conv.weight"][key], moments["model.4.cv1.conv.weight"][key])
+    assert moved["step"] == 3.0
 
 
 class _Linear:
@@ -220,20 +224,16 @@ class _Linear:
 
     def __init__(self, graph: ChannelGraph, layers: set[str]) -> None:
         assert set(graph.layers) == layers
-        self.sizes = [(layer.in_, layer.out) for layer in graph.layers.values()]
-        self.count = len(graph.groups)
+        self.inputs, self.outputs = np.zeros((2, len(layers), len(graph.groups)))
+        for row, layer in enumerate(graph.layers.values()):
+            for sides, line in ((self.inputs, layer.in_), (self.outputs, layer.out)):
+                sides[row, sorted({channel[0] for channel in line if channel is not None})] = 1
 
     def ms(self, widths: Widths) -> float:
-        def wide(line: tuple[tuple[int, int] | None, ...]) -> float:
-            size: dict[int, int] = {}
-            for channel in line:
-                if channel is not None:
-                    size[channel[0]] = size.get(channel[0], 0) + 1
-            return sum(widths[g] for g in size)
-
-        return sum(wide(i) * wide(o) for i, o in self.sizes) / 1e5
+        return float((self.inputs @ widths) @ (self.outputs @ widths)) / 1e5
 
 
+@pytest.mark.slow
 def test_goal_in_time_sees_the_whole_models_layers(parent: Path, tmp_path: Path) -> None:
     model = load(parent).model
     graph = channel_graph(model, (64, 64))

@@ -269,5 +269,5 @@ def test_importances_that_need_data_score_a_detector(tmp_path: Path, tiny: Path,
     assert plan.macs_ratio <= 0.7
     assert seen[-1] == ((8, 8) if name == "fisher" else (2, 2))
     without = replace(request, view=None)
-    with pytest.raises(RecipeError, match=f"Importance {name} needs training data"):
+    with pytest.raises(RecipeError, match=f"Importance {name} with allocation global needs training data"):
         prune_checkpoint(without, files=ModelFiles(tmp_path / "none.pt", tmp_path / "none.json"))
