@@ -62,7 +62,7 @@ def test_goal_out_of_range_is_refused_with_its_line(tmp_path: Path, line: str, f
     [
         (
             "{macs_ratio: 0.5, speedup: 2}",
-            "one of macs_ratio, latency_ms, speedup, fps; macs_ratio and speedup are given",
+            "one of macs_ratio, latency_ms, speedup, fps, sparsity; macs_ratio and speedup are given",
         ),
         ("{latency_ms: 4, fps: 200}", "latency_ms and fps are given"),
         ("{speedup: 1}", "greater than 1"),
