@@ -8,9 +8,10 @@ import openvino
 import pytest
 
 from edgeprune.records import Settings, TargetProfile
+from edgeprune.records.rivals import Way
 from edgeprune.records.target import PRECISIONS
 from edgeprune.rivals.roll import KEYS, TRAINS_WITH, Rival, lacks, rivals
-from edgeprune.rivals.ways import arithmetic, own_arithmetic, ways
+from edgeprune.rivals.ways import arithmetic, engine, own_arithmetic, ways
 from edgeprune.runtime.session import available
 from tests.bench.test_measure import net
 
@@ -83,3 +84,10 @@ def test_training_asks_for_what_ultralytics_asks_for() -> None:
     assert "pip install 'nvidia-modelopt>=0.44'" in str(lacks(rival("qat"), hub))
     assert lacks(rival("qat"), hub | {"nvidia-modelopt": "0.47"}) is None
     assert lacks(rival("int8"), {}) is None
+
+
+def test_a_rival_is_run_with_its_profiles_input_whatever_the_race_has() -> None:
+    own = profile("openvino", input_shape=(1, 3, 320, 320))
+    rival = next(r for r in rivals(own, 1) if r.precision == "fp32")
+    way = Way(label="", precision="fp32", settings=Settings())
+    assert engine(rival, own, way, "model.xml").input_shape == (1, 3, 320, 320)
