@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from pathlib import Path
 
 from edgeprune.calibration.sets import find_calibration
@@ -222,16 +223,17 @@ def _golden(job: Job, engine: str, bundle: Path) -> tuple[GoldenImage, ...]:
     """golden/: the first images of val on which the engine found something clearly, with what it found."""
     from edgeprune.runtime.golden import golden
 
-    results = json.loads((job.shop / f"predictions/{engine.replace(' ', '-')}.json").read_text())
+    found: dict[int, list[GoldenBox]] = defaultdict(list)
+    for result in json.loads((job.shop / f"predictions/{engine.replace(' ', '-')}.json").read_text()):
+        x, y, w, h = result["bbox"]
+        corners, score = (x, y, x + w, y + h), min(result["score"], 1.0)
+        found[result["image_id"]].append(GoldenBox(label=result["category_id"] - 1, corners=corners, score=score))
     kept: list[GoldenImage] = []
     for number, path in enumerate(job.data.splits["val"], 1):
-        boxes = []
-        for result in (r for r in results if r["image_id"] == number):
-            x, y, w, h = result["bbox"]
-            corners, score = (x, y, x + w, y + h), min(result["score"], 1.0)
-            boxes.append(GoldenBox(label=result["category_id"] - 1, corners=corners, score=score))
-        made = golden(f"golden/{len(kept)}{path.suffix}", boxes)
-        if made.found and len(kept) < GOLDEN_IMAGES:
+        if len(kept) == GOLDEN_IMAGES:
+            break
+        made = golden(f"golden/{len(kept)}{path.suffix}", found[number])
+        if made.found:
             files.write_bytes(bundle / made.file, path.read_bytes())
             kept.append(made)
     return tuple(kept)

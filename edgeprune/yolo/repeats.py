@@ -48,9 +48,7 @@ _BOTTLENECKS = (Bottleneck, BottleneckCSP, C3k, GhostBottleneck)
 
 def repeats(model: nn.Module, input_shape: tuple[int, int, int, int]) -> list[str]:
     """The names of all repeats that can be taken out, in the model's order."""
-    names = [f"{owner}.{index}" for owner, line in _lists(model) for index in range(len(line))]
-    shapes = _shapes(model, names, input_shape)
-    return [name for name in names if name in shapes and shapes[name][0] == shapes[name][1]]
+    return _whole(_shapes(model, input_shape))
 
 
 def without(model: Model, names: Iterable[str], input_shape: tuple[int, int, int, int]) -> Model:
@@ -63,14 +61,13 @@ def without(model: Model, names: Iterable[str], input_shape: tuple[int, int, int
     Raises:
         PlanError: A name that isn't among `repeats`.
     """
-    goes = set(names)
-    unknown = goes - set(repeats(model, input_shape))
+    goes, shapes = set(names), _shapes(model, input_shape)
+    unknown = goes - set(_whole(shapes))
     if unknown:
         raise PlanError(
             "There is no such repeat to take out.", where=sorted(unknown)[0], expected="a repeat of this model, whole",
             next_step="take the plan's own parent",
         )  # fmt: skip
-    shapes = _shapes(model, [f"{owner}.{i}" for owner, line in _lists(model) for i in range(len(line))], input_shape)
     shorter = copy.deepcopy(model)
     modules = dict(shorter.named_modules())
     for owner, line in reversed(_lists(shorter)):  # the inner before the outer
@@ -102,7 +99,14 @@ def _alike(row: nn.Sequential) -> bool:
     return len(row) > 0 and all(isinstance(one, _BOTTLENECKS) for one in row)
 
 
-def _shapes(model: nn.Module, names: Sequence[str], input_shape: tuple[int, int, int, int]) -> _Shapes:
+def _whole(shapes: _Shapes) -> list[str]:
+    """The repeats that make what they read the shape of."""
+    return [name for name, (read, made) in shapes.items() if read == made]
+
+
+def _shapes(model: nn.Module, input_shape: tuple[int, int, int, int]) -> _Shapes:
+    """Of all repeats that run, in the model's order."""
+    names = [f"{owner}.{index}" for owner, line in _lists(model) for index in range(len(line))]
     found: _Shapes = {}
     running = copy.deepcopy(model).eval()  # heads remember the last image's anchors
     modules = dict(running.named_modules())
@@ -116,7 +120,7 @@ def _shapes(model: nn.Module, names: Sequence[str], input_shape: tuple[int, int,
     like = next(running.parameters())
     with torch.no_grad():
         running(torch.zeros(1, *input_shape[1:], dtype=like.dtype, device=like.device))
-    return found
+    return {name: found[name] for name in names if name in found}
 
 
 def _merge(block: C2f | A2C2f, made: Sequence[int], indices: Sequence[int]) -> None:
