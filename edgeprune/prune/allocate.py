@@ -21,9 +21,9 @@ from edgeprune.errors import PlanError
 from edgeprune.graph.channels import ChannelGraph
 from edgeprune.graph.cost import CostModel, Widths
 from edgeprune.prune.importance import Scores
-from edgeprune.prune.ladder import Keeps, Ladder, Limits, ladders_of, uniform_rungs, widths_at
+from edgeprune.prune.ladder import Keeps, Ladder, Limits, ladders_of, widths_at
 from edgeprune.prune.milp import best
-from edgeprune.prune.problem import Allocation, Means, Problem, Share, Solvers
+from edgeprune.prune.problem import Allocation, Means, Problem, Share, Solvers, in_turn
 from edgeprune.prune.search import Rungs, Space, greedy
 from edgeprune.records.methods import METHODS
 
@@ -67,12 +67,7 @@ def allocate(
 def uniform(problem: Problem) -> Solvers:
     """Every layer the same share. Source: Li et al. 2017, section 4."""
     space = problem.space
-    points = [np.array(rungs, dtype=np.intp) for rungs in uniform_rungs(space.ladders)]
-
-    def solve(budget: float) -> Rungs:
-        return next((p for p in points if space.ms(p) <= budget), min(points, key=space.ms))
-
-    return Solvers({"uniform": solve}, space.loss)
+    return Solvers({"uniform": in_turn(space, space.alike)}, space.loss)
 
 
 def by_importance(problem: Problem) -> Solvers:

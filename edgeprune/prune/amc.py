@@ -28,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeprune.errors import missing_package
+from edgeprune.prune.importance.gather import WEIGHTED
 from edgeprune.prune.problem import Problem, Solvers
 from edgeprune.prune.search import Rungs
 
@@ -133,7 +134,7 @@ def _features(problem: Problem, order: Sequence[int]) -> npt.NDArray[np.float64]
     for t, cluster in enumerate(order):
         sides = [s for g in problem.space.ladders[cluster].cluster for s in problem.graph.groups[g].sides]
         name = next(
-            (layer for layer, side in sides if side == "out" and problem.graph.layers[layer].kind in _MAKERS),
+            (layer for layer, side in sides if side == "out" and problem.graph.layers[layer].kind in WEIGHTED),
             sides[0][0],
         )
         layer, module = problem.graph.layers[name], modules.get(name)
@@ -146,9 +147,6 @@ def _features(problem: Problem, order: Sequence[int]) -> npt.NDArray[np.float64]
     largest = table.max(0)
     scaled: npt.NDArray[np.float64] = table / np.where(largest > 0, largest, 1)
     return scaled
-
-
-_MAKERS = frozenset({"conv", "conv_transpose", "linear"})
 
 
 @dataclass

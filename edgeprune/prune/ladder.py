@@ -115,7 +115,9 @@ def uniform_rungs(ladders: Sequence[Ladder]) -> list[list[int]]:
 
 def keeps_at(graph: ChannelGraph, scores: Scores, widths: Widths) -> Keeps:
     """The best-scored channels of every group, as many as its width; ascending indices."""
-    return {
-        group.name: tuple(sorted(np.argsort(-scores[group.name], kind="stable")[: int(widths[i])].tolist()))
-        for i, group in enumerate(graph.groups)
-    }
+    return {group.name: highest(scores[group.name], int(widths[i])) for i, group in enumerate(graph.groups)}
+
+
+def highest(scores: npt.NDArray[np.float64], count: int) -> tuple[int, ...]:
+    """The indices of the highest scores, ascending; of equal ones the first."""
+    return tuple(sorted(np.argsort(-scores, kind="stable")[:count].tolist()))

@@ -25,7 +25,6 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from edgeprune.prune.ladder import uniform_rungs
 from edgeprune.prune.search import MIXED, Rungs, Space, Walk
 
 #: Branch and bound ends here and not after a time, so that the same request gives the same plan on every machine.
@@ -53,9 +52,8 @@ def _starts(space: Space, budget: float) -> Iterator[Rungs]:
         walk = Walk(space, space.whole)
         if walk.narrow(budget * detour) and walk.narrow(budget):
             yield walk.widen(budget)
-    alike = (np.array(r, dtype=np.intp) for r in uniform_rungs(space.ladders))
-    for point in (next((p for p in alike if space.ms(p) <= budget), space.fastest), space.fastest):
-        if space.ms(point) <= budget:
+    for point in (space.first_within(space.alike, budget), space.fastest):
+        if point is not None and space.ms(point) <= budget:
             yield Walk(space, point).widen(budget)
 
 

@@ -13,7 +13,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -96,6 +96,16 @@ class Solvers:
 
     by_name: Mapping[str, Solve]
     loses: Callable[[Rungs], float]
+
+
+def in_turn(space: Space, points: Sequence[Rungs]) -> Solve:
+    """The first of these points within a budget; the cheapest of them, where none is."""
+
+    def solve(budget: float) -> Rungs:
+        found = space.first_within(points, budget)
+        return min(points, key=space.ms) if found is None else found
+
+    return solve
 
 
 #: What METHODS['allocation'] names.

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeprune.graph.channels import ChannelGraph
-from edgeprune.prune.ladder import Ladder, widths_at
+from edgeprune.prune.ladder import Ladder, uniform_rungs, widths_at
 from edgeprune.prune.time import TimeModel
 
 Rungs = npt.NDArray[np.intp]
@@ -63,6 +63,15 @@ class Space:
     @property
     def narrowest(self) -> Rungs:
         return np.array([ladder.last for ladder in self.ladders], dtype=np.intp)
+
+    @cached_property
+    def alike(self) -> tuple[Rungs, ...]:
+        """The points where every cluster keeps the same share, the widest first."""
+        return tuple(np.array(rungs, dtype=np.intp) for rungs in uniform_rungs(self.ladders))
+
+    def first_within(self, points: Iterable[Rungs], budget: float) -> Rungs | None:
+        """The first that takes the budget at most."""
+        return next((point for point in points if self.ms(point) <= budget), None)
 
     def ms(self, point: Rungs) -> float:
         """The time of a point, predicted."""

@@ -20,7 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeprune.prune.importance import Evidence, Scores, magnitude
-from edgeprune.prune.problem import Problem, Solvers
+from edgeprune.prune.importance.gather import by_all
+from edgeprune.prune.ladder import highest
+from edgeprune.prune.problem import Problem, Solvers, in_turn
 from edgeprune.prune.search import Rungs
 
 #: Cuts that are measured of every cluster, as shares of its ladder.
@@ -35,7 +37,6 @@ Floats = npt.NDArray[np.float64]
 
 def sensitivity(problem: Problem) -> Solvers:
     """Shares by each cluster's own pruning curve."""
-    space = problem.space
     curves = _curves(problem)
     thresholds = np.unique(np.concatenate([np.zeros(1), *curves]))
     points = [
@@ -43,13 +44,10 @@ def sensitivity(problem: Problem) -> Solvers:
         for limit in thresholds
     ]
 
-    def solve(budget: float) -> Rungs:
-        return next((p for p in points if space.ms(p) <= budget), min(points, key=space.ms))
-
     def threshold(point: Rungs) -> float:
         return float(max(curve[rung] for curve, rung in zip(curves, point, strict=True)))
 
-    return Solvers({"sensitivity": solve}, threshold)
+    return Solvers({"sensitivity": in_turn(problem.space, points)}, threshold)
 
 
 def _curves(problem: Problem) -> list[Floats]:
@@ -84,10 +82,7 @@ def measured(evidence: Evidence) -> Scores:
         stays = {min(rows, key=lambda row: abs(row[0] / whole[0] - stay)) for stay in STAY} if rows else set()
         shares, rises = [0.0], [0.0]
         for row in sorted(stays, reverse=True):
-            keeps = {
-                group.name: tuple(sorted(np.argsort(-order[group.name], kind="stable")[:width].tolist()))
-                for group, width in zip(groups, row, strict=True)
-            }
+            keeps = {group.name: highest(order[group.name], width) for group, width in zip(groups, row, strict=True)}
             shares.append(1 - row[0] / whole[0])
             rises.append(max(evidence.cut_loss(keeps) - base, rises[-1]))
         slope = _slopes(shares, rises)
@@ -95,8 +90,7 @@ def measured(evidence: Evidence) -> Scores:
             edges = np.interp(np.arange(group.size + 1) / group.size, *slope)
             ranked = np.argsort(np.argsort(order[group.name], kind="stable"), kind="stable")
             scores[group.name] = np.diff(edges)[ranked] / len(groups)
-    mean = np.concatenate(list(scores.values())).mean()
-    return {name: s / mean if mean else np.ones_like(s) for name, s in scores.items()}
+    return by_all(scores)
 
 
 def _slopes(shares: list[float], rises: list[float]) -> tuple[Floats, Floats]:

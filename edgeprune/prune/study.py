@@ -20,10 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import numpy as np
-
 from edgeprune.errors import missing_package
-from edgeprune.prune.ladder import uniform_rungs
 from edgeprune.prune.problem import Problem, Solvers
 from edgeprune.prune.search import Rungs, Walk
 
@@ -101,8 +98,7 @@ def _run(problem: Problem, study: Any, score: Callable[[Any, Rungs], Any]) -> li
 
 def _first(problem: Problem) -> Iterable[Rungs]:
     """The whole net, and the widest equal shares within the budget."""
-    alike = (np.array(rungs, dtype=np.intp) for rungs in uniform_rungs(problem.space.ladders))
-    within = next((point for point in alike if problem.space.ms(point) <= problem.budget), None)
+    within = problem.space.first_within(problem.space.alike, problem.budget)
     return [problem.space.whole] if within is None else [within, problem.space.whole]
 
 
