@@ -1,7 +1,9 @@
-"""What each channel owns, as tensors: for methods that look at a channel, or mute it, while its model trains. Pure.
+"""What each channel owns, as tensors: for scores, and for methods that look at a channel, or mute it, while its model
+trains. Pure.
 
 Rules:
-- Channels that can be cut are numbered through; every other position of a parameter belongs to nobody.
+- Channels that can be cut are numbered through (for scores all are); every other position of a parameter belongs to
+  nobody.
 - A channel owns the rows that make it, its BatchNorm parameters, and the columns that read it; an entry where a row
   meets a column has two owners.
 - A channel's *gates* are what mutes it by itself and can open it again: scale and shift of its BatchNorms, since the
@@ -58,16 +60,25 @@ class Owned:
 
     @staticmethod
     def of(graph: ChannelGraph, model: nn.Module) -> Owned:
-        """Those of the model that `graph` was built from."""
+        """Those of the model that `graph` was built from; channels that can be cut."""
+        found = [index for cluster in graph.clusters if graph.locked(cluster) is None for index in cluster]
+        return Owned._of(graph, dict(model.named_parameters()), found)
+
+    @staticmethod
+    def of_all(graph: ChannelGraph, values: Mapping[str, torch.Tensor]) -> Owned:
+        """Those of these parameters alone; locked channels too."""
+        return Owned._of(graph, values, range(len(graph.groups)))
+
+    @staticmethod
+    def _of(graph: ChannelGraph, like: Mapping[str, torch.Tensor], indices: Iterable[int]) -> Owned:
         groups: dict[str, range] = {}
         starts: dict[int, int] = {}
         count = 0
-        for cluster in graph.clusters:
-            for index in () if graph.locked(cluster) else cluster:
-                group = graph.groups[index]
-                starts[index], groups[group.name] = count, range(count, count + group.size)
-                count += group.size
-        shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+        for index in indices:
+            group = graph.groups[index]
+            starts[index], groups[group.name] = count, range(count, count + group.size)
+            count += group.size
+        shapes = {name: tuple(value.shape) for name, value in like.items()}
         parts = []
         for name, layer in graph.layers.items():
             for side in ("out", "in"):
@@ -117,8 +128,10 @@ class Owned:
 
     def sums(self, values: Mapping[str, torch.Tensor], parts: Iterable[Part] | None = None) -> torch.Tensor:
         """One number a channel: `values` (parameter name -> tensor of its shape) over what it owns of `parts`."""
-        device = next(iter(values.values())).device
-        total = torch.zeros(self.count + 1, device=device)
+        first = next(iter(values.values()))
+        device = first.device
+        # FP16 can't hold such sums; FP64 is what scores are computed in
+        total = torch.zeros(self.count + 1, device=device, dtype=torch.promote_types(first.dtype, torch.float32))
         for part in self.parts if parts is None else parts:
             if part.parameter in values:
                 numbers, value = part.numbers.to(device), values[part.parameter]

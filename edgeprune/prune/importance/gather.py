@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from edgeprune.graph.channels import ChannelGraph, Layer
+from edgeprune.graph.channels import ChannelGraph
 from edgeprune.prune.importance.evidence import Scores, Tensors
+from edgeprune.prune.owned import Owned
 
 #: Layers that multiply.
 WEIGHTED = ("conv", "conv_transpose", "linear")
@@ -24,20 +25,11 @@ def weights(graph: ChannelGraph, model: nn.Module) -> dict[str, torch.Tensor]:
 
 def gather(graph: ChannelGraph, values: Tensors, kinds: tuple[str, ...], sides: tuple[str, ...]) -> Scores:
     """Sum `values` (parameter name -> tensor) over the positions that each channel owns."""
-    sums = [np.zeros(group.size) for group in graph.groups]
-    for name, layer in graph.layers.items():
-        if layer.kind not in kinds:
-            continue
-        for side in sides:
-            line = layer.side(side)
-            if not line or (side == "in" and layer.depthwise):  # a depthwise weight has one axis of channels
-                continue
-            for tensor, total in _tensors(name, layer, side, values):
-                by_position = _sum_along(tensor, layer, side) if total else tensor
-                for channel, value in zip(line, by_position.tolist(), strict=True):
-                    if channel is not None:
-                        sums[channel[0]][channel[1]] += value
-    return {group.name: s for group, s in zip(graph.groups, sums, strict=True)}
+    if not values:
+        return {group.name: np.zeros(group.size) for group in graph.groups}
+    owned = Owned.of_all(graph, values)
+    sums = owned.sums(values, [part for part in owned.parts if part.kind in kinds and part.side in sides]).numpy()
+    return {name: sums[numbers.start : numbers.stop] for name, numbers in owned.groups.items()}
 
 
 def gated(graph: ChannelGraph, values: Tensors) -> Scores:
@@ -70,25 +62,3 @@ def average(found: Iterable[Tensors], method: str) -> dict[str, torch.Tensor]:
     if not batches:
         raise ValueError(f"{method} needs at least one batch")
     return {name: value / batches for name, value in total.items()}
-
-
-def _tensors(name: str, layer: Layer, side: str, values: Tensors) -> list[tuple[torch.Tensor, bool]]:
-    if layer.kind == "parameter":
-        return [(values[name].flatten(), False)] if name in values else []
-    found = []
-    if f"{name}.weight" in values:
-        found.append((values[f"{name}.weight"], layer.kind != "batch_norm"))
-    if side == "out" and f"{name}.bias" in values:
-        found.append((values[f"{name}.bias"], False))
-    return found
-
-
-def _sum_along(weight: torch.Tensor, layer: Layer, side: str) -> torch.Tensor:
-    """A conv or linear weight summed to one number per output or input position."""
-    flat = weight.flatten(2).sum(2) if weight.dim() > 2 else weight
-    rows = "in" if layer.kind == "conv_transpose" else "out"
-    if layer.depthwise and layer.kind == "conv_transpose":  # (in, outputs an input): every element is an output
-        return flat.flatten()
-    if side == rows:
-        return flat.sum(1)
-    return flat.reshape(layer.groups, -1, flat.shape[1]).sum(1).flatten()
