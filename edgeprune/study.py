@@ -27,6 +27,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from edgeprune.database import read_url
 from edgeprune.errors import EdgepruneError, RecipeError, missing_package
 from edgeprune.records.arena import Finish, Run, State
 from edgeprune.records.base import parse
@@ -35,8 +36,8 @@ try:
     import optuna
     from optuna.exceptions import ExperimentalWarning, OptunaError, StorageInternalError, UpdateFinishedTrialError
     from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
-    from sqlalchemy.engine import URL, make_url
-    from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+    from sqlalchemy.engine import URL
+    from sqlalchemy.exc import SQLAlchemyError
 except ImportError as error:
     raise missing_package("optuna", "search") from error
 
@@ -269,18 +270,10 @@ def url_of(given: str | None, folder: Path) -> URL:
     """
     if given is None or "://" not in given:
         return URL.create("sqlite", database=str(Path(given).resolve() if given else folder.resolve() / "study.db"))
-    try:
-        url = make_url(given)
-    except ArgumentError as problem:
-        raise RecipeError("The storage's URL can't be read.", where="--storage", got=given) from problem
-    if url.get_backend_name() == "postgresql":
-        return url.set(drivername="postgresql+psycopg")
-    if url.get_backend_name() != "sqlite":
-        raise RecipeError(
-            "Studies aren't kept in such a database.", where="--storage",
-            expected="sqlite:///FILE or postgresql://…", got=url.get_backend_name(),
-        )  # fmt: skip
-    return url
+    return read_url(
+        given, option="--storage", what="The storage's URL", refusal="Studies aren't kept in such a database.",
+        error=RecipeError,
+    )  # fmt: skip
 
 
 @contextmanager

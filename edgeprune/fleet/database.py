@@ -18,12 +18,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from edgeprune.database import read_url
 from edgeprune.errors import UpdateError, missing_package
 
 try:
     from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
-    from sqlalchemy.engine import URL, make_url
-    from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+    from sqlalchemy.engine import URL
+    from sqlalchemy.exc import DBAPIError, NoSuchModuleError
 except ImportError as error:
     raise missing_package("sqlalchemy", "fleet") from error
 
@@ -42,18 +43,10 @@ def url_of(given: str | None, repository: Path) -> URL:
     if given is None or "://" not in given:
         file = Path(given) if given else repository.resolve().with_name(f"{repository.resolve().name}.db")
         return URL.create("sqlite", database=str(file))
-    try:
-        url = make_url(given)
-    except ArgumentError as problem:
-        raise UpdateError("The database's URL can't be read.", where="--db", got=given) from problem
-    if url.get_backend_name() == "postgresql":
-        return url.set(drivername="postgresql+psycopg")
-    if url.get_backend_name() != "sqlite":
-        raise UpdateError(
-            "Status isn't kept in such a database.", where="--db", expected="sqlite:///FILE or postgresql://…",
-            got=url.get_backend_name(),
-        )  # fmt: skip
-    return url
+    return read_url(
+        given, option="--db", what="The database's URL", refusal="Status isn't kept in such a database.",
+        error=UpdateError,
+    )  # fmt: skip
 
 
 def connect(url: URL) -> Engine:
