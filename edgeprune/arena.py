@@ -257,14 +257,13 @@ def _leaderboard(field: Field, study: Study, name: str, shop: Workshop) -> Arena
     from edgeprune.records.files import write_bytes
     from edgeprune.report.arena import page
 
-    runs = study.runs(field.keys)
+    runs, (kind, value) = study.runs(field.keys), kind_and_value(field.order.recipe.goal)
     with _held(shop):
         raced, parent, environment = _last_race(field, runs, shop)
         found = standings(
             field.entrants, [r.model_copy(update={"raced": raced.get((r.entrant, r.seed))}) for r in runs],
-            *kind_and_value(field.order.recipe.goal), parent.row.latency_ms.p50 if parent else None,
+            kind, value, parent.row.latency_ms.p50 if parent else None,
         )  # fmt: skip
-        kind, value = kind_and_value(field.order.recipe.goal)
         arena = Arena(
             study=name, target=field.order.name, kind=kind, value=value, epochs=field.order.recipe.epochs,
             seeds=field.seeds, base=field.order.recipe.model_dump(mode="json"), standings=found, winner=winner(found),

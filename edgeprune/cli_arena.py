@@ -46,7 +46,7 @@ def arena(
     from edgeprune.report.arena import progress, show
     from edgeprune.report.console import ConsoleListener
 
-    said: list[str] = []
+    said: set[int] = set()
 
     def on_field(found: Sequence[Entrant]) -> None:
         runs = sum(entrant.refused is None for entrant in found)
@@ -56,11 +56,10 @@ def arena(
                 console.print(f"  {entrant.name} is refused: {entrant.refused}", markup=False)
 
     def on_runs(runs: Sequence[Run]) -> None:
-        decided = [run.state for run in runs if run.state not in {"waiting", "running"}]
-        line = progress(runs)
-        if f"{len(decided)}" not in said:  # while others are at work, only what is new
-            said.append(f"{len(decided)}")
-            console.print(f"  {line}", markup=False)
+        decided = sum(not run.open for run in runs)
+        if decided not in said:  # while others are at work, only what is new
+            said.add(decided)
+            console.print(f"  {progress(runs)}", markup=False)
 
     found = story(
         model=model, data=data, target=target, budget=budget, epochs=epochs, seeds=seeds, methods=methods,

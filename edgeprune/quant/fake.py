@@ -36,6 +36,7 @@ from torch.utils._pytree import tree_leaves
 from edgeprune.quant.affine import fake_quantize_activation, fake_quantize_weight, scale_for
 from edgeprune.quant.watch import IMAGE, Watch
 from edgeprune.records.quantization import Affine, Quantization
+from edgeprune.yolo.hooks import remove_hooks
 
 #: Name of the submodule that `attach` adds.
 SCALES = "edgeprune_scales"
@@ -236,10 +237,7 @@ def detach(model: nn.Module) -> Quantization:
     """Take the scales off again; `model` is then as it was before `attach`. Returns the record."""
     scales: Scales = getattr(model, SCALES)
     delattr(model, SCALES)
-    for hooks in (model._forward_pre_hooks, model._forward_hooks):
-        for key in [k for k, hook in hooks.items() if hook in {_enter, _enter_exported, _leave}]:
-            del hooks[key]
-    model._forward_hooks_always_called.clear()
+    remove_hooks(model, lambda hook: hook in {_enter, _enter_exported, _leave})
     return scales.to_record()
 
 

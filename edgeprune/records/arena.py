@@ -96,6 +96,11 @@ class Run(Record):
     raced: Raced | None = None
     """In the last race; None where its engine isn't on the machine that held it."""
 
+    @property
+    def open(self) -> bool:
+        """Whether it is still to come or at work."""
+        return self.state in {"waiting", "running"}
+
 
 class Standing(Record):
     """One entrant's line on the leaderboard."""
@@ -158,7 +163,7 @@ class Arena(Record):
     @property
     def open(self) -> int:
         """Runs that are still to come or at work."""
-        return sum(run.state in {"waiting", "running"} for s in self.standings for run in s.runs)
+        return sum(run.open for s in self.standings for run in s.runs)
 
 
 def spread_of(values: Sequence[float]) -> float | None:

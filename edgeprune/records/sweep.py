@@ -84,16 +84,19 @@ class Sweep(Record):
         return (*self.parents, *(point.raced for point in self.points if point.raced))
 
 
+def beats(other: tuple[float, float], one: tuple[float, float]) -> bool:
+    """Whether one (ms, mAP) dominates another: no slower and no worse, and not the same."""
+    return other != one and other[0] <= one[0] and other[1] >= one[1]
+
+
 def front(engines: Sequence[Raced]) -> tuple[Raced, ...]:
     """The same engines, each with who dominates it."""
 
-    def beats(other: Raced, one: Raced) -> bool:
-        speed = other.row.latency_ms.p50 - one.row.latency_ms.p50
-        better = other.row.map50_95 - one.row.map50_95
-        return speed <= 0 and better >= 0 and (speed < 0 or better > 0)
+    def at(one: Raced) -> tuple[float, float]:
+        return one.row.latency_ms.p50, one.row.map50_95
 
     def over(one: Raced) -> str | None:
-        better = [other for other in engines if beats(other, one)]
+        better = [other for other in engines if beats(at(other), at(one))]
         return min(better, key=lambda other: other.row.latency_ms.p50).engine if better else None
 
     return tuple(one.model_copy(update={"dominated_by": over(one)}) for one in engines)

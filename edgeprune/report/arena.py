@@ -17,6 +17,7 @@ from rich.table import Table
 
 from edgeprune.records.arena import BASE, CONTROL, Arena, Run, Standing
 from edgeprune.records.goals import short
+from edgeprune.records.sweep import beats
 from edgeprune.report import charts
 from edgeprune.report.markup import Markup, tag
 from edgeprune.report.quotable import emulated
@@ -51,7 +52,7 @@ def progress(runs: Sequence[Run]) -> str:
     """How the race stands, and how long it may still take."""
     count = {state: sum(run.state == state for run in runs) for state in ("done", "stopped", "failed", "running")}
     said = ", ".join(f"{number} {state}" for state, number in count.items() if number)
-    to_come = sum(run.state in {"waiting", "running"} for run in runs)
+    to_come = sum(run.open for run in runs)
     ended = [run.hours for run in runs if run.state in {"done", "stopped"}]
     line = f"{len(runs) - to_come} of {len(runs)} runs decided" + (f" ({said})" if said else "")
     if to_come and ended:
@@ -170,7 +171,7 @@ def _picture(arena: Arena, ranked: Sequence[Standing]) -> Markup:
             charts.Point(s.entrant.name, kind, ms, (low, high), s.map50_95, f"mAP50-95 {_map(s)}, {ms:.2f} ms")
         )
         at.append((ms, s.map50_95))
-    front = [p for p in at if not any(o != p and o[0] <= p[0] and o[1] >= p[1] for o in at)]
+    front = [p for p in at if not any(beats(o, p) for o in at)]
     named = {arena.winner, BASE, CONTROL}
     points = [
         p

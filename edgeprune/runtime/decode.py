@@ -162,7 +162,7 @@ def suppress(boxes: Floats, classes: npt.NDArray[np.intp], iou: float, limit: in
     Returns:
         Indices kept, in order.
     """
-    known = np.concatenate((boxes.T, _area(boxes)[None], classes[None].astype(np.float32)))
+    known = np.concatenate((with_areas(boxes), classes[None].astype(np.float32)))
     kept = np.empty(0, np.intp)
     for start in range(0, len(boxes), TOGETHER):
         left = np.arange(start, min(start + TOGETHER, len(boxes)))
@@ -182,6 +182,18 @@ def suppress(boxes: Floats, classes: npt.NDArray[np.intp], iou: float, limit: in
 
 def _overlap(one: Floats, other: Floats, iou: float) -> npt.NDArray[np.bool_]:
     """Which boxes of the same class overlap too much, shape (one, other), of corners, area and class, shape (6, n)."""
+    found: npt.NDArray[np.bool_] = intersection_over_union(one, other) > iou
+    found &= one[5, :, None] == other[5, None]
+    return found
+
+
+def with_areas(boxes: Floats) -> Floats:
+    """Corners and area, shape (5, n), of corners, shape (n, 4)."""
+    return np.concatenate((boxes.T, _area(boxes)[None]))
+
+
+def intersection_over_union(one: Floats, other: Floats) -> Floats:
+    """Shape (one, other), of corners and area, shape (5, n); what comes after these is not looked at."""
     a, b = one[:, :, None], other[:, None]
     shared, high = np.minimum(a[2], b[2]), np.minimum(a[3], b[3])
     shared -= np.maximum(a[0], b[0])
@@ -191,9 +203,7 @@ def _overlap(one: Floats, other: Floats, iou: float) -> npt.NDArray[np.bool_]:
     union = a[4] + b[4]
     union -= shared
     shared /= np.maximum(union, 1e-9, out=union)
-    found: npt.NDArray[np.bool_] = shared > iou
-    found &= a[5] == b[5]
-    return found
+    return shared
 
 
 def _area(boxes: Floats) -> Floats:

@@ -15,10 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from edgeprune.records.golden import GoldenBox, GoldenImage
-from edgeprune.runtime.decode import Detections
+from edgeprune.runtime.decode import Detections, intersection_over_union, with_areas
 from edgeprune.runtime.detector import Detector
 from edgeprune.runtime.preprocess import read_image
 
@@ -51,9 +50,11 @@ def _compare(wanted: Sequence[GoldenBox], found: Detections) -> tuple[int, int, 
     """Missing, extra and in both, of one image; each of what is found answers for one of what is wanted."""
     free = np.ones(len(found.scores), np.bool_)
     missing = 0
-    for box in wanted:
+    corners = np.array([box.corners for box in wanted], np.float32).reshape(-1, 4)
+    overlaps = intersection_over_union(with_areas(corners), with_areas(found.boxes))
+    for box, row in zip(wanted, overlaps, strict=True):
         near = free & (found.classes == box.label) & (np.abs(found.scores - box.score) <= MOVED)
-        overlap = np.where(near, _overlap(np.array(box.corners), found.boxes), 0.0)
+        overlap = np.where(near, row, 0.0)
         best = int(overlap.argmax()) if len(overlap) else -1
         if best < 0 or overlap[best] < OVERLAP:
             missing += 1
@@ -61,12 +62,3 @@ def _compare(wanted: Sequence[GoldenBox], found: Detections) -> tuple[int, int, 
             free[best] = False
     extra = int((free & (found.scores > CLEAR + MOVED)).sum())
     return missing, extra, len(wanted) - missing
-
-
-def _overlap(one: npt.NDArray[np.float64], boxes: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """Intersection over union of one box with each, corners."""
-    sides = np.minimum(one[2:], boxes[:, 2:]) - np.maximum(one[:2], boxes[:, :2])
-    shared = np.clip(sides, 0, None).prod(1)
-    union = (one[2:] - one[:2]).prod() + (boxes[:, 2:] - boxes[:, :2]).prod(1) - shared
-    made: npt.NDArray[np.float64] = shared / np.maximum(union, 1e-9)
-    return made

@@ -140,10 +140,14 @@ class Predictions:
     def __call__(self, predictions: Any, batch: Mapping[str, Any]) -> torch.Tensor:
         with torch.no_grad():
             wanted = self.parent(batch["img"])[1]
-        found = predictions[1] if isinstance(predictions, tuple) else predictions
-        if "one2many" in found:
-            return torch.stack([self.loss(found[b], wanted[b]) for b in ("one2many", "one2one")]).sum()
-        return self.loss(found, wanted)
+        return by_head(self.loss, predictions[1] if isinstance(predictions, tuple) else predictions, wanted)
+
+
+def by_head(loss: Callable[..., torch.Tensor], student: Any, parent: Any) -> torch.Tensor:
+    """A loss of one head's outputs; of an end-to-end detector's two, the sum."""
+    if "one2many" in student:
+        return torch.stack([loss(student[b], parent[b]) for b in ("one2many", "one2one")]).sum()
+    return loss(student, parent)
 
 
 def distillation_loss(student: Mapping[str, torch.Tensor], parent: Mapping[str, torch.Tensor]) -> torch.Tensor:

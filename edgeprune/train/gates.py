@@ -25,8 +25,8 @@ import torch
 from torch import nn
 
 from edgeprune.prune.owned import Owned
-from edgeprune.train.regularize import all_closed
-from edgeprune.train.whole import Whole
+from edgeprune.train.whole import Whole, refuse_closed
+from edgeprune.yolo.hooks import remove_hooks
 from edgeprune.yolo.trainer import trained
 
 BETA, LOW, HIGH = 2 / 3, -0.1, 1.1
@@ -117,11 +117,8 @@ class L0:
 
     def end(self, model: nn.Module) -> None:
         """Raises RecipeError where every gate of a channel group is closed."""
-        passing, normed = fold(model).cpu(), self.owned.normed
-        for name, numbers in self.owned.groups.items():
-            group = slice(numbers.start, numbers.stop)
-            if normed[group].all() and not passing[group].any():
-                raise all_closed("l0", name, self.strength)
+        passing = fold(model).cpu()
+        refuse_closed(self.owned, lambda group: passing[group] == 0, "l0", self.strength)
 
 
 def l0(whole: Whole) -> L0:
@@ -147,15 +144,11 @@ def fold(model: nn.Module) -> torch.Tensor:
     padded = torch.cat((passing, passing.new_ones(1)))
     for index, name in enumerate(gates.norms):
         norm = model.get_submodule(name)
-        for key in [k for k, hook in norm._forward_hooks.items() if isinstance(hook, _Multiply)]:
-            del norm._forward_hooks[key]
+        remove_hooks(norm, lambda hook: isinstance(hook, _Multiply))
         with torch.no_grad():
             for parameter in norm.parameters():
                 parameter.mul_(padded[getattr(gates, f"numbers{index}")].to(parameter.dtype))
-    for hooks in (model._forward_pre_hooks, model._forward_hooks):
-        for key in [k for k, hook in hooks.items() if hook in {_enter, _leave}]:
-            del hooks[key]
-            model._forward_hooks_always_called.pop(key, None)
+    remove_hooks(model, lambda hook: hook in {_enter, _leave})
     delattr(model, GATES)
     return passing
 

@@ -26,7 +26,7 @@ import torch
 from torch import nn
 
 from edgeprune.prune.owned import Owned
-from edgeprune.train.whole import Whole, steps_of
+from edgeprune.train.whole import Whole, squares, steps_of
 from edgeprune.yolo.trainer import averaged, trained
 
 #: Share of a group's channels that regrowth exchanges at first (RigL's alpha).
@@ -90,8 +90,7 @@ class Gradual(Muting):
         progress = self.step / steps_of(trainer)
         wanted = {name: ramp(len(self.owned.groups[name]), width, progress) for name, width in self.widths.items()}
         if any(len(n) - int(self.muted[n.start : n.stop].sum()) > wanted[g] for g, n in self.owned.groups.items()):
-            squares = {name: p.detach() ** 2 for name, p in trained(trainer).named_parameters()}
-            norms = self.owned.sums(squares).cpu()
+            norms = self.owned.sums(squares(trained(trainer))).cpu()
             norms[self.muted[:-1]] = -1.0  # who is muted stays so
             self.muted = lowest(self.owned, norms, wanted)
 
@@ -100,8 +99,7 @@ class Regrowth(Muting):
     """RigL over channels."""
 
     def on_train_start(self, trainer: Any) -> None:
-        squares = {name: p.detach() ** 2 for name, p in trained(trainer).named_parameters()}
-        self.muted = lowest(self.owned, self.owned.sums(squares).cpu(), self.widths)
+        self.muted = lowest(self.owned, self.owned.sums(squares(trained(trainer))).cpu(), self.widths)
         self.mute(trained(trainer))
         self.mute(averaged(trainer))
 
@@ -109,14 +107,13 @@ class Regrowth(Muting):
         end = UNTIL * steps_of(trainer)
         if self.step >= end or self.step % max(1, round(end / EXCHANGES)):
             return
-        found = dict(trained(trainer).named_parameters())
-        squares = {name: p.detach() ** 2 for name, p in found.items()}
-        slopes = {name: p.grad**2 for name, p in found.items() if p.grad is not None}
+        model = trained(trainer)
+        slopes = {name: p.grad**2 for name, p in model.named_parameters() if p.grad is not None}
         share = EXCHANGED / 2 * (1 + math.cos(math.pi * self.step / end))
         self.muted = exchanged(
             self.owned.groups,
             self.muted,
-            self.owned.gate_sums(squares).cpu(),
+            self.owned.gate_sums(squares(model)).cpu(),
             self.owned.gate_sums(slopes).cpu(),
             share,
         )
@@ -131,8 +128,7 @@ class Soft:
     def on_train_epoch_end(self, trainer: Any) -> None:
         rows, model = self.owned.rows, trained(trainer)
         filters = [part for part in rows if part.parameter.endswith(".weight") or part.kind == "parameter"]
-        squares = {name: p.detach() ** 2 for name, p in model.named_parameters()}
-        weak = lowest(self.owned, self.owned.sums(squares, filters).cpu(), self.widths)
+        weak = lowest(self.owned, self.owned.sums(squares(model), filters).cpu(), self.widths)
         with torch.no_grad():
             for module in (model, averaged(trainer)):
                 for part in rows:

@@ -22,9 +22,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from edgeprune.errors import RecipeError
 from edgeprune.prune.owned import Part
-from edgeprune.train.whole import Whole, steps_of, with_gradients
+from edgeprune.train.whole import Whole, refuse_closed, squares, steps_of, with_gradients
 from edgeprune.yolo.trainer import trained
 
 #: Ten times the paper's 1e-4: a build presses for a few hundred steps, not for a whole training.
@@ -54,11 +53,10 @@ class Slimming:
 
     def end(self, model: nn.Module) -> None:
         """Raises RecipeError where a channel group has closed altogether."""
-        after, normed = self._scales(model), self.owned.normed
-        for name, numbers in self.owned.groups.items():
-            group = slice(numbers.start, numbers.stop)
-            if normed[group].all() and bool((after[group] < CLOSED * self.before[group].mean()).all()):
-                raise all_closed("slimming", name, self.strength)
+        after = self._scales(model)
+        refuse_closed(
+            self.owned, lambda group: after[group] < CLOSED * self.before[group].mean(), "slimming", self.strength
+        )
 
     def _scales(self, model: nn.Module) -> torch.Tensor:
         found = {name: p.detach().abs().float().cpu() for name, p in model.named_parameters()}
@@ -73,8 +71,7 @@ class GroupLasso:
         self.strength = GROUP_LASSO if whole.strength is None else whole.strength
 
     def optimizer_step(self, trainer: Any) -> None:
-        squares = {name: p.detach() ** 2 for name, p in trained(trainer).named_parameters()}
-        norms = self.owned.sums(squares).sqrt().clamp(min=1e-12)
+        norms = self.owned.sums(squares(trained(trainer))).sqrt().clamp(min=1e-12)
         inverse = torch.cat((1 / norms, norms.new_zeros(1)))
         for part, weight, gradient in with_gradients(trainer, self.owned.parts):
             gradient += self.strength * trainer.batch_size * weight * inverse[part.numbers.to(weight.device)]
@@ -124,16 +121,6 @@ def growing(whole: Whole) -> Growing:
 def grown(ceiling: float, step: int, steps: int) -> float:
     """The decay at a step, from 1: rises evenly, then stays."""
     return ceiling * min(step / (GROWS * steps), 1.0)
-
-
-def all_closed(regularization: str, group: str, strength: float) -> RecipeError:
-    """The refusal of a run that closed every channel of a group."""
-    return RecipeError(
-        "Regularization pressed every channel of a channel group to nothing: no order is left to cut by.",
-        where=f"regularization: {regularization}, channel group {group}",
-        got=f"regularization_strength {strength:g}",
-        next_step="lower regularization_strength, or regularization_epochs; what was built before it stands",
-    )
 
 
 def _theirs(part: Part, count: int, like: torch.Tensor) -> torch.Tensor:

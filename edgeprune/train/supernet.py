@@ -30,7 +30,7 @@ from torch import nn
 from edgeprune.graph.channels import ChannelGraph
 from edgeprune.prune.problem import Problem
 from edgeprune.records import files
-from edgeprune.train.distill import distillation_loss
+from edgeprune.train.distill import by_head, distillation_loss
 from edgeprune.yolo.loss import with_criterion
 
 #: Sub-nets of random widths in every step, beside the narrowest. The paper's n = 4 with the whole net.
@@ -103,7 +103,7 @@ def _step(
     drawn = [[random.integers(ladder.last + 1) for ladder in space.ladders] for _ in range(RANDOM)]
     for point in (space.narrowest, *(np.array(rungs, dtype=np.intp) for rungs in drawn)):
         with muted(model, problem.graph, problem.keeps(point)):
-            (_difference(model(batch["img"]), wanted) * len(batch["img"])).backward()
+            (by_head(distillation_loss, model(batch["img"]), wanted) * len(batch["img"])).backward()
     optimizer.step()
 
 
@@ -145,9 +145,3 @@ def _detached(predictions: Any) -> Any:
     if isinstance(predictions, dict):
         return {name: _detached(value) for name, value in predictions.items()}
     return predictions.detach() if isinstance(predictions, torch.Tensor) else predictions
-
-
-def _difference(ours: dict[str, Any], theirs: dict[str, Any]) -> torch.Tensor:
-    if "one2many" in ours:
-        return torch.stack([distillation_loss(ours[b], theirs[b]) for b in ("one2many", "one2one")]).sum()
-    return distillation_loss(ours, theirs)

@@ -10,13 +10,14 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
+from edgeprune.errors import RecipeError
 from edgeprune.graph.channels import ChannelGraph
 from edgeprune.prune.owned import Owned, Part
 from edgeprune.records import PrunePlan
@@ -62,9 +63,35 @@ class Whole:
         return found
 
 
+def squares(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Of every parameter by name: what norms over channels are summed from."""
+    return {name: p.detach() ** 2 for name, p in model.named_parameters()}
+
+
 def steps_of(trainer: Any) -> int:
     """Optimizer steps of a run."""
     return len(trainer.train_loader) * int(trainer.epochs)
+
+
+def refuse_closed(owned: Owned, closed: Callable[[slice], torch.Tensor], regularization: str, strength: float) -> None:
+    """Refuse a run that closed every channel of a channel group that BatchNorm gates.
+
+    Args:
+        closed: A group's channels -> of each, whether it is.
+
+    Raises:
+        RecipeError: Names the group.
+    """
+    normed = owned.normed
+    for name, numbers in owned.groups.items():
+        group = slice(numbers.start, numbers.stop)
+        if normed[group].all() and bool(closed(group).all()):
+            raise RecipeError(
+                "Regularization pressed every channel of a channel group to nothing: no order is left to cut by.",
+                where=f"regularization: {regularization}, channel group {name}",
+                got=f"regularization_strength {strength:g}",
+                next_step="lower regularization_strength, or regularization_epochs; what was built before it stands",
+            )
 
 
 def with_gradients(trainer: Any, parts: tuple[Part, ...]) -> Iterator[tuple[Part, torch.Tensor, torch.Tensor]]:

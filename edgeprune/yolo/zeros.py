@@ -12,8 +12,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
-from ultralytics.utils.torch_utils import unwrap_model
+
+from edgeprune.yolo.left import weighted
+from edgeprune.yolo.trainer import trained
 
 
 class KeepZeros:
@@ -25,12 +26,12 @@ class KeepZeros:
     def on_train_start(self, trainer: Any) -> None:
         self._zeros = {
             f"{name}.weight": module.weight.detach() == 0
-            for name, module in unwrap_model(trainer.model).named_modules()
-            if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)) and not module.weight.all()
+            for name, module in weighted(trained(trainer))
+            if not module.weight.all()
         }
 
     def on_before_zero_grad(self, trainer: Any) -> None:
-        parameters = dict(unwrap_model(trainer.model).named_parameters())
+        parameters = dict(trained(trainer).named_parameters())
         with torch.no_grad():
             for name, zeros in self._zeros.items():
                 parameters[name].masked_fill_(zeros, 0.0)

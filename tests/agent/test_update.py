@@ -14,7 +14,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from edgeprune.agent.exits import Exit
+from edgeprune.agent.exits import Ending, Exit
 from edgeprune.records.release import Release
 from tests.agent.simulator import ROOT, SKU, Device, Repository, now
 from tests.fleet.bundles import make_bundle
@@ -70,16 +70,22 @@ def test_a_steady_poll_asks_twice_and_writes_no_status(tmp_path: Path, fleet: Re
     assert device.state.seq == seq
 
 
+def refused(device: Device, fleet: Repository) -> Ending:
+    """Release 3 is rolled out, and the device doesn't take it."""
+    fleet.rollout(3, serial=2)
+    fleet.publish()
+    ending = device.once()
+    assert ending.code == Exit.REFUSED
+    return ending
+
+
 def test_a_slow_model_is_refused_by_its_self_test_and_not_tried_again(
     tmp_path: Path, fleet: Repository, bundles: Bundles
 ) -> None:
     device = Device(tmp_path, fleet)
     device.once()
     fleet.release(3, bundles(3), latency_ms=1e-6, latency_tolerance=1.0)
-    fleet.rollout(3, serial=2)
-    fleet.publish()
-    ending = device.once()
-    assert ending.code == Exit.REFUSED
+    ending = refused(device, fleet)
     assert "latency:" in ending.said
     assert device.counter == 1
     requests = device.agent()
@@ -106,10 +112,7 @@ def test_a_model_that_finds_something_else_than_it_did_when_it_was_measured_is_r
     device = Device(tmp_path, fleet)
     device.once()
     fleet.release(3, make_bundle(tmp_path / "turned", seed=9, altered=turned))
-    fleet.rollout(3, serial=2)
-    fleet.publish()
-    ending = device.once()
-    assert ending.code == Exit.REFUSED
+    ending = refused(device, fleet)
     assert "golden: 100% of the golden detections differ" in ending.said
     assert device.counter == 1
 
@@ -124,10 +127,7 @@ def test_a_model_that_crashes_or_hangs_is_refused(tmp_path: Path, fleet: Reposit
     engine |= {"sha256": hashlib.sha256(b"no model").hexdigest(), "bytes": 8}
     (broken / "manifest.json").write_text(json.dumps(manifest))
     fleet.release(3, broken)
-    fleet.rollout(3, serial=2)
-    fleet.publish()
-    ending = device.once()
-    assert ending.code == Exit.REFUSED
+    ending = refused(device, fleet)
     assert "can't load the engine" in ending.said
     hanging = Device(tmp_path / "hanging", fleet, limits={"self_test_s": 0.05, "test_images": 3})
     fleet.rollout(2, serial=3)

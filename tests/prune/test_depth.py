@@ -33,6 +33,7 @@ from edgeprune.yolo.checkpoint import pack
 from edgeprune.yolo.load import load, predictions, untrained
 from tests.mute import give_life, largest_error
 from tests.prune.evidence import evidence
+from tests.stock import WITHOUT_EDGEPRUNE
 from tests.yolo.test_repeats import bypassed
 
 NAMES = {0: "flat", 1: "tall", 2: "wide"}
@@ -271,13 +272,9 @@ def test_qap_takes_blocks_out_before_there_are_scales() -> None:
     assert [(p.share, p.calibrate) for p in phases(Recipe(granularity="blocks"), int8=False)] == [(1.0, False)]
 
 
-STOCK = """
-import importlib.abc, sys
-class Block(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.split('.')[0] == 'edgeprune':
-            raise ImportError('edgeprune is not here')
-sys.meta_path.insert(0, Block())
+STOCK = (
+    f"{WITHOUT_EDGEPRUNE}import sys"
+    + """
 import torch
 from ultralytics import YOLO
 yolo = YOLO(sys.argv[1])
@@ -287,6 +284,7 @@ yolo.fuse()
 after = yolo.model.eval()(x)[0]
 print(float((after - before).abs().max() / before.abs().max()), YOLO(sys.argv[1]).export(format='onnx', imgsz=64))
 """
+)
 
 
 def test_checkpoint_without_blocks_opens_in_a_stock_install(parent: Path, tmp_path: Path) -> None:

@@ -18,14 +18,11 @@ from edgeprune.yolo.load import load, untrained
 from edgeprune.yolo.trainer import train
 from tests import scenes
 from tests.mute import give_life
+from tests.stock import WITHOUT_EDGEPRUNE
 
-STOCK = """
-import importlib.abc, json, sys
-class Block(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.split('.')[0] == 'edgeprune':
-            raise ImportError('edgeprune is not here')
-sys.meta_path.insert(0, Block())
+STOCK = (
+    f"{WITHOUT_EDGEPRUNE}import json, sys"
+    + """
 import torch
 from ultralytics import YOLO
 model, data, image, runs = sys.argv[1:]
@@ -48,6 +45,7 @@ size = lambda r: len(r[0].boxes) if r[0].boxes is not None else len(r[0].obb) if
 print(json.dumps({'names': yolo.names, 'task': yolo.task, 'found': size(found), 'again': size(again), 'drift': drift,
     'fitness': float(metrics.fitness), 'stride': yolo.model.stride.tolist(), 'train_args': yolo.ckpt['train_args']}))
 """
+)
 
 #: One of every task, with the blocks of several families.
 QUICK = ["yolov8n", "yolo12n", "yolo26n-seg", "yolo26n-pose", "yolo26n-obb", "yolo26n-cls", "yolo26n-sem",
