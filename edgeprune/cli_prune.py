@@ -51,7 +51,8 @@ def prune(
     if sparsity is not None or granularity in LEAVE_ZEROS:
         how = {"granularity": granularity, "importance": importance, "allocation": allocation}
         parse(Recipe, {**how, "goal": {"sparsity": sparsity} if sparsity else {}}, RecipeError, where="prune")
-    from edgeprune.prune.make import Request, prune_checkpoint
+    from edgeprune.prune.make import prune_checkpoint
+    from edgeprune.prune.request import Request
     from edgeprune.records.dataset import read_dataset
     from edgeprune.records.files import write_bytes
     from edgeprune.records.model import ModelFiles

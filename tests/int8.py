@@ -26,7 +26,8 @@ from edgeprune.export.engine import build_engine, engine_file
 from edgeprune.export.onnx import export_onnx
 from edgeprune.export.qdq import export_qdq
 from edgeprune.job import find_target
-from edgeprune.prune.make import Request, prune_checkpoint
+from edgeprune.prune.make import prune_checkpoint
+from edgeprune.prune.request import Request
 from edgeprune.quant.calibrate import Image, calibrate
 from edgeprune.quant.fake import attach
 from edgeprune.quant.fold import fold

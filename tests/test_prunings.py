@@ -14,8 +14,8 @@ from edgeprune.calibration.select import select
 from edgeprune.calibration.sets import write_calibration
 from edgeprune.errors import EdgepruneError, RecipeError
 from edgeprune.job import plan_job
-from edgeprune.prune.make import channel_graph
 from edgeprune.prune.owned import Owned
+from edgeprune.prune.traced import channel_graph
 from edgeprune.records import PrunePlan, Quantization, Recipe, read_json
 from edgeprune.records.dataset import read_dataset
 from edgeprune.records.files import sha256_file

@@ -17,7 +17,9 @@ from typer.testing import CliRunner
 
 from edgeprune.cli import app
 from edgeprune.errors import PlanError
-from edgeprune.prune.make import Request, channel_graph, prune_checkpoint
+from edgeprune.prune.make import prune_checkpoint
+from edgeprune.prune.request import Request
+from edgeprune.prune.traced import channel_graph
 from edgeprune.records import PrunePlan, read_json
 from edgeprune.records.model import ModelFiles
 from edgeprune.yolo.checkpoint import pack

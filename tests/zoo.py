@@ -27,7 +27,7 @@ from edgeprune.prune import importance
 from edgeprune.prune.allocate import Budget, allocate
 from edgeprune.prune.apply import apply, make_plan
 from edgeprune.prune.ladder import Limits
-from edgeprune.prune.make import channel_graph
+from edgeprune.prune.traced import channel_graph
 from edgeprune.yolo import blocks
 from edgeprune.yolo.load import load, predictions
 from tests.mute import cut_and_mute, give_life, largest_error, random_keeps

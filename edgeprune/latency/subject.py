@@ -25,7 +25,8 @@ from edgeprune.export.qdq import float_graph, quantized_graph
 from edgeprune.graph.channels import ChannelGraph
 from edgeprune.graph.cost import CostModel, Widths
 from edgeprune.prune.apply import apply, make_plan
-from edgeprune.prune.make import channel_graph, require_stride
+from edgeprune.prune.make import require_stride
+from edgeprune.prune.traced import channel_graph
 from edgeprune.quant import fold
 from edgeprune.quant.calibrate import Image, calibrate
 from edgeprune.records import Quantization, TargetProfile

@@ -42,7 +42,8 @@ def explain(model: Path, image_size: tuple[int, int], plan: PrunePlan | None = N
         RecipeError: An image size that the detector doesn't take.
         PlanError: The plan was made for another model.
     """
-    from edgeprune.prune.make import require_stride, traced_graph
+    from edgeprune.prune.make import require_stride
+    from edgeprune.prune.traced import traced_graph
     from edgeprune.yolo.load import load
     from edgeprune.yolo.repeats import without
 

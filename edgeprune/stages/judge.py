@@ -244,7 +244,7 @@ def _parents_macs(job: Job, plan: PrunePlan) -> int:
     if not job.resized:
         return round(plan.macs[0])
     from edgeprune.graph.cost import CostModel
-    from edgeprune.prune.make import traced_graph
+    from edgeprune.prune.traced import traced_graph
     from edgeprune.yolo.load import load_detector
 
     model = load_detector(job.shop / "parent.pt").model

@@ -160,7 +160,8 @@ def prune(job: Job, phase: Phase, model: ModelFiles, again: bool = False) -> Mod
     )
 
     def act(work: Path) -> None:
-        from edgeprune.prune.make import Request, prune_checkpoint
+        from edgeprune.prune.make import prune_checkpoint
+        from edgeprune.prune.request import Request
         from edgeprune.yolo.data import make_view
 
         recipe = job.recipe
@@ -237,7 +238,7 @@ def _sandwich(job: Job, name: str, work: Path) -> Callable[[nn.Module, Problem],
     """What trains a supernet."""
 
     def learn(net: nn.Module, problem: Problem) -> None:
-        from edgeprune.prune.make import device_of
+        from edgeprune.prune.request import device_of
         from edgeprune.train.supernet import train_supernet
         from edgeprune.yolo.data import batches, make_view
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from edgeprune.errors import CheckpointError, PlanError
-from edgeprune.prune.make import channel_graph
+from edgeprune.prune.traced import channel_graph
 from edgeprune.quant.fake import attach, attached, detach
 from edgeprune.records import PrunePlan, Quantization, Recipe, read_json, write_json
 from edgeprune.records.files import write_bytes

@@ -10,7 +10,7 @@ from edgeprune.errors import ModelError, PlanError, UnsupportedOpError
 from edgeprune.graph.build import build
 from edgeprune.graph.channels import ChannelGraph
 from edgeprune.graph.trace import trace
-from edgeprune.prune.make import channel_graph
+from edgeprune.prune.traced import channel_graph
 from edgeprune.yolo.load import untrained
 from tests import nets
 

@@ -8,7 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from edgeprune.graph.cost import CostModel
-from edgeprune.prune.make import channel_graph
+from edgeprune.prune.traced import channel_graph
 from edgeprune.yolo.load import untrained
 from tests.mute import cut_and_mute, random_keeps
 

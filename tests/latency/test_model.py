@@ -13,7 +13,7 @@ from edgeprune.graph.cost import CostModel
 from edgeprune.latency.model import UNCORRECTED, LatencyModel, corrected, fit
 from edgeprune.latency.plans import at_level, at_random, ladders
 from edgeprune.prune.apply import apply, make_plan
-from edgeprune.prune.make import channel_graph
+from edgeprune.prune.traced import channel_graph
 from edgeprune.records.latency import Correction, LayerPoint, LayerTimes, Precisions, PrecisionTimes, Timed
 from edgeprune.yolo import blocks
 from edgeprune.yolo.load import load_detector

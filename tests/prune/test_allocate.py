@@ -12,7 +12,7 @@ from edgeprune.graph.channels import ChannelGraph
 from edgeprune.graph.cost import CostModel
 from edgeprune.prune.allocate import Budget, allocate
 from edgeprune.prune.ladder import Keeps, Limits
-from edgeprune.prune.make import channel_graph
+from edgeprune.prune.traced import channel_graph
 from edgeprune.yolo.load import untrained
 from tests.prune.evidence import random_scores
 

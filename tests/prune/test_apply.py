@@ -12,7 +12,9 @@ from torch import nn
 from edgeprune.errors import PlanError
 from edgeprune.graph.cost import CostModel
 from edgeprune.prune.apply import apply, compose, make_plan
-from edgeprune.prune.make import Request, channel_graph, prune_checkpoint
+from edgeprune.prune.make import prune_checkpoint
+from edgeprune.prune.request import Request
+from edgeprune.prune.traced import channel_graph
 from edgeprune.records import PrunePlan, read_json
 from edgeprune.records.model import ModelFiles
 from edgeprune.yolo import blocks

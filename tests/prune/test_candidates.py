@@ -18,7 +18,9 @@ from edgeprune.errors import RecipeError
 from edgeprune.graph.channels import ChannelGraph
 from edgeprune.graph.cost import CostModel
 from edgeprune.prune.candidates import HOPELESS, Candidates, recalibrate, remembered
-from edgeprune.prune.make import Request, channel_graph, prune_checkpoint
+from edgeprune.prune.make import prune_checkpoint
+from edgeprune.prune.request import Request
+from edgeprune.prune.traced import channel_graph
 from edgeprune.quant.calibrate import Image, calibrate
 from edgeprune.quant.fake import attach
 from edgeprune.records import Quantization

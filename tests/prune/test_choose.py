@@ -21,9 +21,11 @@ from edgeprune.graph.trace import trace
 from edgeprune.prune import importance
 from edgeprune.prune.choose import ROUNDS, choose
 from edgeprune.prune.ladder import Keeps, Limits, ladders_of, uniform_rungs
-from edgeprune.prune.make import Request, channel_graph, prune_checkpoint
+from edgeprune.prune.make import prune_checkpoint
+from edgeprune.prune.request import Request
 from edgeprune.prune.search import Space
 from edgeprune.prune.time import Timing
+from edgeprune.prune.traced import channel_graph
 from edgeprune.records import PlannedTime, PrunePlan, read_json
 from edgeprune.records.model import ModelFiles
 from edgeprune.yolo.load import load

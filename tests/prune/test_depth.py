@@ -20,8 +20,10 @@ from edgeprune.prune.depth import apart, blocks, importances
 from edgeprune.prune.granularity import Left, Task
 from edgeprune.prune.importance import Evidence, Scores
 from edgeprune.prune.importance import weights as of_weights
-from edgeprune.prune.make import Request, channel_graph, cut_moments, prune_checkpoint, replay
+from edgeprune.prune.make import cut_moments, prune_checkpoint, replay
+from edgeprune.prune.request import Request
 from edgeprune.prune.time import Timing
+from edgeprune.prune.traced import channel_graph
 from edgeprune.records import PrunePlan, Recipe
 from edgeprune.records.model import ModelFiles
 from edgeprune.records.plan import name_in_parent

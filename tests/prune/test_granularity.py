@@ -13,7 +13,8 @@ from edgeprune.graph.build import build
 from edgeprune.graph.trace import trace
 from edgeprune.prune.granularity import Left, Task, neurons
 from edgeprune.prune.importance import Scores
-from edgeprune.prune.make import Request, prune_checkpoint, replay
+from edgeprune.prune.make import prune_checkpoint, replay
+from edgeprune.prune.request import Request
 from edgeprune.records.model import ModelFiles
 from edgeprune.yolo.load import load
 from tests import nets

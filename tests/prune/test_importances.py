@@ -19,7 +19,8 @@ from edgeprune.graph.trace import trace
 from edgeprune.prune import importance
 from edgeprune.prune.importance import gradients as of_gradients
 from edgeprune.prune.importance import weights as of_weights
-from edgeprune.prune.make import Request, prune_checkpoint
+from edgeprune.prune.make import prune_checkpoint
+from edgeprune.prune.request import Request
 from edgeprune.records.dataset import read_dataset
 from edgeprune.records.methods import METHODS
 from edgeprune.records.model import ModelFiles

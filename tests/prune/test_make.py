@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 
 from edgeprune.cli import app
 from edgeprune.errors import PlanError
-from edgeprune.prune.make import Request, device_of, prune_checkpoint, replay
+from edgeprune.prune.make import prune_checkpoint, replay
+from edgeprune.prune.request import Request, device_of
 from edgeprune.records import PrunePlan, read_json
 from edgeprune.records.model import ModelFiles
 from edgeprune.yolo.checkpoint import pack

@@ -14,7 +14,8 @@ from edgeprune.graph.build import build
 from edgeprune.graph.trace import trace
 from edgeprune.prune import sparse
 from edgeprune.prune.granularity import Left, Pruned, Task
-from edgeprune.prune.make import Request, prune_checkpoint, replay
+from edgeprune.prune.make import prune_checkpoint, replay
+from edgeprune.prune.request import Request
 from edgeprune.quant.calibrate import Image, calibrate
 from edgeprune.records import Goal, PrunePlan, Recipe, read_json, write_json
 from edgeprune.records.base import parse

@@ -11,7 +11,8 @@ import torch
 
 from edgeprune.graph.cost import CostModel
 from edgeprune.prune.apply import make_plan
-from edgeprune.prune.make import channel_graph, cut_moments
+from edgeprune.prune.make import cut_moments
+from edgeprune.prune.traced import channel_graph
 from edgeprune.quant.affine import LIMIT, along, quantize
 from edgeprune.quant.fake import SCALES, attach, detach
 from edgeprune.quant.fold import cut, fold

@@ -60,7 +60,7 @@ def half(graph: ChannelGraph, model: nn.Module) -> PrunePlan:
 @pytest.fixture(scope="session")
 def explained() -> Explained:
     """yolov8n with random weights at 64 px."""
-    from edgeprune.prune.make import traced_graph
+    from edgeprune.prune.traced import traced_graph
     from edgeprune.report.explain import gather
     from edgeprune.yolo.load import load
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from edgeprune.prune.make import Request, prune_checkpoint
+from edgeprune.prune.make import prune_checkpoint
+from edgeprune.prune.request import Request
 from edgeprune.records import Recipe
 from edgeprune.records.dataset import read_dataset
 from edgeprune.records.methods import METHODS

@@ -63,7 +63,8 @@ def test_killed_training_goes_on_to_the_same_weights(
 
 
 def test_training_moves_the_pruned_module_itself(tmp_path: Path, tiny: Path, scenes: Path) -> None:
-    from edgeprune.prune.make import Request, prune_checkpoint
+    from edgeprune.prune.make import prune_checkpoint
+    from edgeprune.prune.request import Request
     from edgeprune.records import Recipe
     from edgeprune.train.finetune import finetune
     from edgeprune.yolo.stretch import Stretch

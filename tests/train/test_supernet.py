@@ -17,9 +17,11 @@ from edgeprune.graph.cost import CostModel
 from edgeprune.prune.candidates import Candidates
 from edgeprune.prune.importance import magnitude
 from edgeprune.prune.ladder import Limits, ladders_of
-from edgeprune.prune.make import Request, channel_graph, prune_checkpoint
+from edgeprune.prune.make import prune_checkpoint
 from edgeprune.prune.problem import Means, Problem, Share
+from edgeprune.prune.request import Request
 from edgeprune.prune.search import Space
+from edgeprune.prune.traced import channel_graph
 from edgeprune.records import Recipe
 from edgeprune.records.dataset import read_dataset
 from edgeprune.records.model import ModelFiles

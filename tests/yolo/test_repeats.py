@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from edgeprune.errors import PlanError
-from edgeprune.prune.make import channel_graph
+from edgeprune.prune.traced import channel_graph
 from edgeprune.yolo import repeats
 from edgeprune.yolo.checkpoint import pack
 from edgeprune.yolo.load import load, predictions

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from edgeprune.prune.make import Request, prune_checkpoint
+from edgeprune.prune.make import prune_checkpoint
+from edgeprune.prune.request import Request
 from edgeprune.records.model import ModelFiles
 from edgeprune.yolo.checkpoint import pack
 from edgeprune.yolo.load import load, untrained

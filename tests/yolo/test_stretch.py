@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from edgeprune.prune.make import Request, channel_graph, cut_moments, prune_checkpoint
+from edgeprune.prune.make import cut_moments, prune_checkpoint
+from edgeprune.prune.request import Request
+from edgeprune.prune.traced import channel_graph
 from edgeprune.records import PrunePlan, Recipe, read_json
 from edgeprune.records.dataset import read_dataset
 from edgeprune.records.model import ModelFiles

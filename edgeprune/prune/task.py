@@ -1,0 +1,240 @@
+"""What a granularity is asked, and may ask for: a request's scores, goal, data and repeats."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from math import inf
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from edgeprune.errors import PlanError, RecipeError
+from edgeprune.graph.channels import ChannelGraph, Side
+from edgeprune.graph.cost import CostModel, Widths
+from edgeprune.prune import importance
+from edgeprune.prune.allocate import Budget, allocate
+from edgeprune.prune.apply import require_plan_of
+from edgeprune.prune.candidates import Batch, Candidates, remembered
+from edgeprune.prune.choose import choose
+from edgeprune.prune.granularity import Left, Task
+from edgeprune.prune.importance import CutLoss
+from edgeprune.prune.ladder import Keeps, Limits, keeps_at, ladders_of
+from edgeprune.prune.owned import Owned
+from edgeprune.prune.problem import Means, Problem
+from edgeprune.prune.request import Request, device_of
+from edgeprune.prune.search import Space, greedy
+from edgeprune.prune.time import Timing
+from edgeprune.prune.traced import channel_graph, without
+from edgeprune.quant.fake import attach, with_rounded_weights
+from edgeprune.records import PlannedTime, PrunePlan, Quantization, read_json
+from edgeprune.records.methods import METHODS
+from edgeprune.records.plan import name_in_parent
+from edgeprune.yolo import blocks, repeats
+from edgeprune.yolo.data import batches
+from edgeprune.yolo.load import Detector
+from edgeprune.yolo.loss import gradients, losses
+
+T = TypeVar("T")
+
+
+def task_of(
+    request: Request,
+    detector: Detector,
+    graph: ChannelGraph,
+    record: Quantization | None,
+    limits: Limits,
+    before: PrunePlan | None,
+    on_batch: Callable[[int, int], None],
+    on_trial: Callable[[int, int], None],
+) -> Task:
+    """What a granularity is asked, and may ask for."""
+    method = METHODS["importance"][request.importance]
+    whole = Left(detector.model, graph, {name: name for name in graph.layers})
+
+    def means(left: Left) -> Means:
+        which = "" if left is whole else f"-{left.graph.sha256[:12]}"  # its channel groups have the same names
+        kept = {kind: request.work and request.work / f"{kind}{which}.jsonl" for kind in ("losses", "supernet-losses")}
+        costs = CostModel(left.graph, left.model)
+        candidates = Candidates(left.model, left.graph, costs, record, lambda: _draw(request, request.trial_batches))
+        return Means(
+            left.model, request.seed, request.trials, remembered(candidates.loss, kept["losses"]),
+            partial(_supernet, request, candidates, kept["supernet-losses"]), on_trial,
+        )  # fmt: skip
+
+    aim = _Aim(request, whole, limits, before.macs_ratio if before else 1.0, means)
+
+    def evidence(graph: ChannelGraph) -> importance.Evidence:
+        return _evidence(request, graph, detector, record, means(whole).loss, on_batch)
+
+    def there() -> list[str]:
+        if record is not None:
+            raise RecipeError(
+                "Blocks are taken out of a float model: what they make has scales of its own.", where="granularity",
+                expected="no scales yet", got="a quantized model", next_step="cut first and calibrate then",
+            )  # fmt: skip
+        # later rounds cut channels: blocks went in the first
+        return repeats.repeats(detector.model, (1, detector.channels, *request.image_size)) if before is None else []
+
+    def shorter(names: Sequence[str]) -> Left:
+        model = without(detector.model, names, request.image_size, detector.channels)
+        graph = channel_graph(model, request.image_size, detector.channels)
+        return Left(model, graph, {name: name_in_parent(name, names) for name in graph.layers})
+
+    return Task(
+        whole, scores=lambda graph: method.function(evidence(graph)),
+        each=lambda: method.function_of_each(evidence(graph)),
+        widths=aim.widths, repeats=there, without=shorter, spends=aim.spends, lost=aim.lost,
+        fixed=blocks.constants(detector.model), sparsity=request.sparsity, allocation=request.allocation,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Aim:
+    """How far a request goes, for what is left of its model.
+
+    Attributes:
+        macs_before: MACs of the model that the request cuts : its parent's.
+        means: What allocations may use besides arithmetic.
+    """
+
+    request: Request
+    whole: Left
+    limits: Limits
+    macs_before: float
+    means: Callable[[Left], Means]
+
+    def spends(self, left: Left) -> float:
+        """Predicted ms where the goal is one in time; else the share of the whole model's MACs, or channels."""
+        if self.request.clock is not None:
+            return self._timing(left).model.ms(_widths(left))
+        if self.request.macs_ratio is None:
+            return float(_widths(left).sum() / _widths(self.whole).sum())
+        now, then = (CostModel(one.graph, one.model).macs(_widths(one)) for one in (left, self.whole))
+        return now / then
+
+    def lost(self, left: Left, scores: importance.Scores) -> float:
+        """Importance that channels lose until the goal is met, chosen by importance alone; infinite where it isn't. For
+        a goal in time by greed: every repeat is asked about, and programs take their time."""
+        if self.request.clock is not None and self.request.widths is None:
+            timing = self._timing(left)
+            space = Space(left.graph, ladders_of(left.graph, scores, self.limits), timing.model)
+            point = greedy(space, timing.budget_ms)
+            return inf if point is None else space.loss(point)
+        try:
+            keeps, _ = self._choose(left, scores, "global")
+        except PlanError:
+            return inf
+        return sum(float(s.sum() - s[list(keeps[name])].sum()) for name, s in scores.items() if name in keeps)
+
+    def widths(self, left: Left, scores: importance.Scores) -> tuple[Keeps, PlannedTime | None]:
+        """The channels that stay."""
+        return self._choose(left, scores, self.request.allocation)
+
+    def _choose(self, left: Left, scores: importance.Scores, allocation: str) -> tuple[Keeps, PlannedTime | None]:
+        if self.request.widths is not None:
+            return _at_widths(read_json(self.request.widths, PrunePlan, PlanError), left.graph, left.model, scores)
+        costs = CostModel(left.graph, left.model)
+        if self.request.clock is not None:
+            return choose(left.graph, costs, scores, self._timing(left), allocation, self.limits, self.means(left))
+        ratios = (self.request.macs_ratio and self.request.macs_ratio / self.macs_before, self.request.channel_ratio)
+        spent = 1.0 if left is self.whole else self.spends(left)
+        if left is not self.whole and spent <= (ratios[0] or ratios[1] or 0.0):
+            return {}, None
+        budget = Budget(*(ratio and ratio / spent for ratio in ratios))
+        return allocate(left.graph, costs, scores, budget, allocation, self.limits, self.means(left)), None
+
+    def _timing(self, left: Left) -> Timing:
+        """The latency table knows layers by the whole model's names; engines are built from what is left."""
+        assert self.request.clock is not None
+        if left is self.whole:
+            return self.request.clock(left.graph, left.model)
+        return self.request.clock(left.graph, left.model, left.alias(self.whole.graph))
+
+
+def _at_widths(
+    plan: PrunePlan, graph: ChannelGraph, model: nn.Module, scores: importance.Scores
+) -> tuple[Keeps, PlannedTime | None]:
+    """The best-scored channels at widths that were chosen before; those that training left silent go first."""
+    require_plan_of(graph, plan)
+    silent, owned = Owned.silent(graph, model)
+    known = {
+        name: np.where(silent[owned.groups[name].start : owned.groups[name].stop], -np.inf, values)
+        if name in owned.groups
+        else values
+        for name, values in scores.items()
+    }
+    widths = np.array([len(plan.groups[group.name].keep) for group in graph.groups], dtype=np.float64)
+    return keeps_at(graph, known, widths), plan.time
+
+
+def _supernet(request: Request, candidates: Candidates, file: Path | None, problem: Problem) -> CutLoss:
+    """The loss of sub-nets of the supernet, BatchNorm's statistics their own."""
+    if request.train_supernet is not None:
+        candidates = candidates.of(copy.deepcopy(candidates.model))
+        request.train_supernet(candidates.model, problem)
+    return remembered(partial(candidates.loss, recalibrated=True), file)
+
+
+def _widths(left: Left) -> Widths:
+    return np.array([group.size for group in left.graph.groups], dtype=np.float64)
+
+
+def _evidence(
+    request: Request,
+    graph: ChannelGraph,
+    detector: Detector,
+    record: Quantization | None,
+    cut_loss: CutLoss,
+    on_batch: Callable[[int, int], None],
+) -> importance.Evidence:
+    """What importances may look at; data is drawn when one asks."""
+
+    def drawn(images: int, count: int) -> tuple[Any, Iterator[dict[str, Any]]]:
+        model = copy.deepcopy(detector.model) if record is None else attach(copy.deepcopy(detector.model), record)
+        return model.to(device_of(request.torch_device)).eval(), _counted(
+            _draw(request, count, images), count, on_batch
+        )
+
+    def of_batches(images: int, count: int) -> Iterator[importance.Tensors]:
+        for by_name in gradients(*drawn(images, count)):
+            yield {name: gradient.cpu() for name, gradient in by_name.items()}
+
+    def activations(measure: importance.Measure) -> Iterator[Mapping[Side, torch.Tensor]]:
+        model, found = drawn(request.batch, request.batches)
+        return importance.watched(model, graph, (batch["img"] for batch in found), measure)
+
+    return importance.Evidence(
+        graph,
+        detector.model if record is None else with_rounded_weights(detector.model, record),
+        request.seed,
+        gradients=lambda: of_batches(request.batch, request.batches),
+        image_gradients=lambda: of_batches(1, request.batch * request.batches),
+        activations=activations,
+        losses=lambda: losses(*drawn(request.batch, request.batches)),
+        cut_loss=cut_loss,
+        masks=detector.masks,
+    )
+
+
+def _draw(request: Request, count: int, images: int | None = None) -> Iterator[Batch]:
+    """Training batches; of `images` instead of the request's."""
+    if request.view is None:
+        raise RecipeError(
+            f"Importance {request.importance} with allocation {request.allocation} needs training data.",
+            expected="--data data.yaml", got="none",
+            next_step="give the data set, or take methods that don't (edgeprune methods)",
+        )  # fmt: skip
+    size, device = request.image_size[0], device_of(request.torch_device)
+    yield from batches(request.view, size, images or request.batch, count, request.seed, device)
+
+
+def _counted(items: Iterable[T], total: int, on_item: Callable[[int, int], None]) -> Iterator[T]:
+    for number, item in enumerate(items, 1):
+        yield item
+        on_item(number, total)
