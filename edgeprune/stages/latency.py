@@ -36,6 +36,7 @@ class Target:
         name: The target's.
         model_sha256: Of the user's checkpoint.
         activation: The recipe's, since a swap changes times.
+        seed: Of random plans and of orders; not the recipe's, so that builds of every seed share what was measured.
     """
 
     name: str
@@ -49,9 +50,7 @@ class Target:
     @classmethod
     def of(cls, job: Job) -> Target:
         """A build's."""
-        return cls(
-            job.target, job.profile, job.bench, job.shop, job.sha256["model"], job.recipe.activation, job.recipe.seed
-        )
+        return cls(job.target, job.profile, job.bench, job.shop, job.sha256["model"], job.recipe.activation)
 
     def subject(self, precision: str, model: ModelFiles) -> Subject:
         """A checkpoint in a precision."""
