@@ -151,7 +151,7 @@ def one_shot(recipe: Recipe, epochs: int) -> list[Phase]:
 
 
 def gradual(recipe: Recipe, epochs: int) -> list[Phase]:
-    """The widths ramp down while the model trains."""
+    """What stays ramps down while the model trains."""
     return _while_training(recipe, epochs, "train.mute:gradual")
 
 
@@ -161,7 +161,7 @@ def soft(recipe: Recipe, epochs: int) -> list[Phase]:
 
 
 def regrowth(recipe: Recipe, epochs: int) -> list[Phase]:
-    """Channels are dropped and grown."""
+    """Channels, or weights, are dropped and grown."""
     return _while_training(recipe, epochs, "train.mute:regrowth")
 
 

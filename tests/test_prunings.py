@@ -15,6 +15,7 @@ from edgeprune.calibration.sets import write_calibration
 from edgeprune.errors import EdgepruneError, RecipeError
 from edgeprune.job import plan_job
 from edgeprune.prune.owned import Owned
+from edgeprune.prune.sparse import read
 from edgeprune.prune.traced import channel_graph
 from edgeprune.records import PrunePlan, Quantization, Recipe, read_json
 from edgeprune.records.dataset import read_dataset
@@ -123,6 +124,33 @@ def test_the_cut_takes_who_stayed_at_the_widths_that_were_chosen(
         for phase in listed:
             made = stages.finetune(job, phase, stages.prune(job, phase, made))
     assert job.shop.ran == []
+
+
+@pytest.mark.parametrize("pruning", ["gradual", "regrowth", "rewind-weights"])
+def test_single_weights_go_and_grow_while_the_model_trains(
+    tmp_path: Path, inputs: dict[str, str], pruning: str
+) -> None:
+    recipe = {
+        "granularity": "weights", "goal": {"sparsity": 0.5}, "importance": "l1", "allocation": "global",
+        "pruning": pruning, "epochs": 4, "batch": 2,
+    }  # fmt: skip
+    folder = build(inputs, tmp_path, recipe)
+    plan = plan_of(folder)
+    assert plan.sparsity == pytest.approx(0.5, abs=1e-3)
+    deciding = load(folder / f"phases/{2 if pruning == 'rewind-weights' else 1}/finetuned.pt").model
+    trained = load(folder / "finetuned.pt").model
+    went = 0
+    for name, zeroed in (plan.zeros or {}).items():
+        zeros = read(zeroed, name).view(trained.get_submodule(name).weight.shape)
+        assert torch.equal(trained.get_submodule(name).weight == 0, zeros)  # and nothing else
+        before = deciding.get_submodule(name).weight
+        if pruning != "rewind-weights":
+            assert torch.equal(before == 0, zeros)  # all that went had been muted, and nobody else
+        went += int(zeros.sum())
+    first = plan_of(folder / "phases/1").zeros if pruning != "rewind-weights" else plan.zeros
+    assert went == sum(zeroed.zeros for zeroed in (first or {}).values())
+    if pruning == "regrowth":
+        assert first != plan.zeros  # others than who would have gone
 
 
 def test_a_lottery_ticket_is_cut_out_of_the_early_model(tmp_path: Path, inputs: dict[str, str]) -> None:

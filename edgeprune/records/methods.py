@@ -136,10 +136,13 @@ METHODS: Mapping[Row, Mapping[str, Method]] = {
         "one-shot": Method(
             "cut, then train; `rounds` over 1: iterative (Han et al. 2015, section 3)", "schedule:one_shot"
         ),
-        "gradual": Method("Zhu, Gupta 2018, eq. 1, over channels", "schedule:gradual", ("data", "training")),
+        "gradual": Method(
+            "Zhu, Gupta 2018, eq. 1, over channels or single weights", "schedule:gradual", ("data", "training")
+        ),
         "soft": Method("He et al. 2018, section 3.2 (soft filter pruning)", "schedule:soft", ("data", "training")),
         "regrowth": Method(
-            "Evci et al. 2020, section 3 (RigL), over channels", "schedule:regrowth", ("data", "training")
+            "Evci et al. 2020, section 3 (RigL), over channels or single weights", "schedule:regrowth",
+            ("data", "training"),
         ),
         "rewind-weights": Method(
             "Frankle et al. 2020, section 2 (lottery ticket, rewound weights)", "schedule:rewind_weights",

@@ -21,7 +21,7 @@ Schedule = Literal["ptq", "prune-then-qat", "qap"]
 Activation = Literal["keep", "relu", "relu6", "hardswish", "race"]
 #: The keys of a goal that say what a build may cost; a recipe gives one of them.
 WAYS = ("macs_ratio", "latency_ms", "speedup", "fps", "sparsity")
-#: Prunings that cut what was trained, as often as asked; the others choose while they train, channels, once.
+#: Prunings that cut what was trained, as often as asked; the others choose while they train, channels or weights, once.
 _IN_ROUNDS = frozenset({"one-shot", "rewind-rate"})
 #: Edge of a square input in pixels; the detector's largest stride divides it.
 InputEdge = Annotated[int, Field(ge=32, le=4096, multiple_of=32)]
@@ -249,10 +249,10 @@ class Recipe(Record):
                 "importance sensitivity with granularity blocks: what was measured is what cuts lose, and "
                 "says nothing of a block; give another importance"
             )
-        if self.granularity != "channels" and self.pruning not in _IN_ROUNDS:
+        if self.granularity not in {"channels", "weights"} and self.pruning not in _IN_ROUNDS:
             raise ValueError(
-                f"pruning {self.pruning} with granularity {self.granularity}: it silences channels as it trains; give "
-                "granularity channels, or pruning one-shot or rewind-rate"
+                f"pruning {self.pruning} with granularity {self.granularity}: it goes by single channels or weights; "
+                "give granularity channels or weights, or pruning one-shot or rewind-rate"
             )
         if self.regularization_strength is not None and self.regularization == "none":
             raise ValueError(

@@ -107,7 +107,7 @@ def finetune(
         "cache": False if recipe.cache == "none" else recipe.cache,
         **teaching.arguments,
     }
-    zeros = (KeepZeros(),) if recipe.granularity in LEAVE_ZEROS else ()
+    zeros = (KeepZeros(),) if recipe.granularity in LEAVE_ZEROS and not keeper else ()  # a keeper decides for itself
     model = train(
         checkpoint, work, seed=recipe.seed, arguments=arguments, stretch=stretch, log=log, wrap_loss=teaching.wrap,
         keepers=(*along, *zeros), on_epoch=on_epoch,
