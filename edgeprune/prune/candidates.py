@@ -12,6 +12,7 @@ Rules:
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
@@ -27,6 +28,7 @@ from edgeprune.graph.channels import ChannelGraph
 from edgeprune.graph.cost import CostModel
 from edgeprune.prune.apply import apply, make_plan
 from edgeprune.prune.importance import CutLoss
+from edgeprune.prune.ladder import Keeps
 from edgeprune.quant import fold
 from edgeprune.quant.fake import attach
 from edgeprune.records import Quantization, files
@@ -80,6 +82,53 @@ class Candidates:
         return mean_loss(cut, self.batches)
 
 
+class Adapted:
+    """Losses after short-term fine-tuning: of a candidate that goes on from others, one after the other.
+
+    Args:
+        train: Trains a model, which it changes, cut to these keeps, on batches.
+        draw: How many have gone before -> the training batches of the next; the same for all that compete.
+        work: Where losses are remembered; None: in memory.
+    """
+
+    def __init__(
+        self,
+        candidates: Candidates,
+        graph: ChannelGraph,
+        train: Callable[[nn.Module, ChannelGraph, Keeps, Sequence[Batch]], None],
+        draw: Callable[[int], Iterable[Batch]],
+        work: Path | None,
+    ) -> None:
+        self._candidates, self._graph, self._train, self._draw, self._work = candidates, graph, train, draw, work
+        self._last: tuple[str, nn.Module] = ("", candidates.model)
+        self._drawn: tuple[int, Sequence[Batch]] = (-1, ())
+
+    def __call__(self, way: Sequence[Keeps]) -> CutLoss:
+        """The loss of candidates that go on from the last of these."""
+
+        def loss(keeps: Mapping[str, tuple[int, ...]]) -> float:
+            adapted = self._trained(self._at(way), dict(keeps), len(way))
+            return self._candidates.of(adapted).loss(keeps)
+
+        return remembered(loss, self._work, _digest(list(way)) if way else "")
+
+    def _at(self, way: Sequence[Keeps]) -> nn.Module:
+        """The model that the last of these left; one is kept, the others are made again."""
+        if not way:
+            return self._candidates.model
+        key = _digest(list(way))
+        if self._last[0] != key:
+            self._last = key, self._trained(self._at(way[:-1]), way[-1], len(way) - 1)
+        return self._last[1]
+
+    def _trained(self, model: nn.Module, keeps: Keeps, before: int) -> nn.Module:
+        if self._drawn[0] != before:
+            self._drawn = before, tuple(self._draw(before))
+        model = copy.deepcopy(model)
+        self._train(model, self._graph, keeps, self._drawn[1])
+        return model
+
+
 def recalibrate(model: nn.Module, images: Sequence[torch.Tensor]) -> None:
     """BatchNorm's statistics anew, the plain mean over these batches. Mutates `model`."""
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
@@ -96,16 +145,17 @@ def recalibrate(model: nn.Module, images: Sequence[torch.Tensor]) -> None:
         norm.train(training)
 
 
-def remembered(loss: CutLoss, file: Path | None) -> CutLoss:
+def remembered(loss: CutLoss, file: Path | None, among: str = "") -> CutLoss:
     """The same loss, taken once a candidate; from the file where it was taken before.
 
     Args:
         file: A line of JSON a candidate; made if it isn't there. None: in memory.
+        among: What tells these candidates from others in the same file.
     """
     known = {} if file is None else _read(file)
 
     def look(keeps: Mapping[str, tuple[int, ...]]) -> float:
-        key = hashlib.sha256(json.dumps(keeps, sort_keys=True).encode()).hexdigest()
+        key = among + _digest(keeps)
         if key not in known:
             taken = loss(keeps)
             known[key] = taken if math.isfinite(taken) else HOPELESS
@@ -115,6 +165,10 @@ def remembered(loss: CutLoss, file: Path | None) -> CutLoss:
         return known[key]
 
     return look
+
+
+def _digest(keeps: object) -> str:
+    return hashlib.sha256(json.dumps(keeps, sort_keys=True).encode()).hexdigest()
 
 
 def _read(file: Path) -> dict[str, float]:

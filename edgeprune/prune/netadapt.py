@@ -5,7 +5,9 @@ Rules, as algorithm 1 has them:
   that holds (*choose number of filters*), its best-scored channels stay (*choose which filters*), and of these
   candidates the one with the lowest loss goes into the next iteration.
 - The resource is what the budget is in: ms that the target is predicted to take, or MACs.
-- There is no short-term fine-tuning between: a candidate is scored as it was cut. The build trains the last one.
+- A candidate has short-term fine-tuning before its loss is taken (`search_steps` of the recipe), from the weights of
+  the one that won the iteration before. Only widths are learned from that: the build cuts the model itself, and trains
+  it.
 - The last step asks for the budget itself. Where no cluster alone saves a whole step, half of it is asked for.
 
 Source: Yang et al. 2018, 'NetAdapt: Platform-Aware Neural Network Adaptation for Mobile Applications', section 3.2 and
@@ -14,7 +16,7 @@ algorithm 1.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,33 +32,38 @@ _HALVED = 6
 
 def netadapt(problem: Problem) -> Solvers:
     """Iterations until the budget holds; another budget shares all iterations but its last."""
-    space, known = problem.space, dict[tuple[bytes, float], Rungs | None]()
+    space, known = problem.space, dict[tuple[tuple[bytes, ...], float], Rungs | None]()
     step = STEP * space.ms(space.whole)
 
     def solve(budget: float) -> Rungs:
-        point = space.whole
+        point, way = space.whole, list[Rungs]()
         far = max(space.ms(point) - budget, 1e-12)
         while (here := space.ms(point)) > budget:
             problem.means.on_trial(round(100 * (1 - (here - budget) / far)), 100)
             asked = (max(here - step / 2**n, budget) for n in range(_HALVED))
-            following = next((p for p in (_looked_up(point, limit) for limit in asked) if p is not None), None)
+            following = next((p for p in (_looked_up(way, point, limit) for limit in asked) if p is not None), None)
             if following is None:
                 return point
             point = following
+            way.append(point)
         return point
 
-    def _looked_up(point: Rungs, limit: float) -> Rungs | None:
-        key = point.tobytes(), limit
+    def _looked_up(way: Sequence[Rungs], point: Rungs, limit: float) -> Rungs | None:
+        key = tuple(before.tobytes() for before in way), limit
         if key not in known:
-            known[key] = iterate(problem, point, limit)
+            known[key] = iterate(problem, way, point, limit)
         return known[key]
 
     return Solvers({"netadapt": solve}, problem.loss)
 
 
-def iterate(problem: Problem, point: Rungs, limit: float) -> Rungs | None:
-    """One iteration: the candidate within `limit` that loses least; None where no cluster alone gets there."""
-    found = [(problem.loss(c.point), c.cluster, c.point) for c in candidates(problem, point, limit)]
+def iterate(problem: Problem, way: Sequence[Rungs], point: Rungs, limit: float) -> Rungs | None:
+    """One iteration: the candidate within `limit` that loses least; None where no cluster alone gets there.
+
+    Args:
+        way: Those that won the iterations before; `point` is the last of them.
+    """
+    found = [(problem.adapted_loss(way, c.point), c.cluster, c.point) for c in candidates(problem, point, limit)]
     return min(found, key=lambda f: f[:2])[2] if found else None
 
 

@@ -38,6 +38,8 @@ class Means:
         seed: Of everything random.
         trials: Candidates that a search may look at; episodes, where it learns.
         loss: Of the model cut to these keeps, as it is then.
+        adapted: Of the model after short-term fine-tuning, cut to each of these keeps in turn: the loss of a candidate,
+            after its own. None: candidates are judged as they are cut.
         supernet: Makes (trains, where that is asked for) the weight-sharing supernet of a problem: the loss of the
             sub-net that keeps these.
         on_trial: Told (candidates done, in all).
@@ -47,6 +49,7 @@ class Means:
     seed: int = 0
     trials: int = 64
     loss: CutLoss = no_images
+    adapted: Callable[[Sequence[Keeps]], CutLoss] | None = None
     supernet: Callable[[Problem], CutLoss] = lambda problem: no_images
     on_trial: Callable[[int, int], None] = lambda done, total: None
 
@@ -75,6 +78,13 @@ class Problem:
     def loss(self, point: Rungs) -> float:
         """Detection loss of the model cut there and not trained."""
         return self.means.loss(self.keeps(point))
+
+    def adapted_loss(self, way: Sequence[Rungs], point: Rungs) -> float:
+        """The same after short-term fine-tuning at every point of the way there, and there; without it where there is
+        none."""
+        if self.means.adapted is None:
+            return self.loss(point)
+        return self.means.adapted([self.keeps(before) for before in way])(self.keeps(point))
 
     @cached_property
     def supernet(self) -> CutLoss:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
+from edgeprune.graph.channels import ChannelGraph
+from edgeprune.prune.ladder import Keeps
 from edgeprune.prune.problem import Problem
 from edgeprune.prune.time import Clock
 from edgeprune.records.model import ModelFiles
@@ -36,6 +39,8 @@ class Request:
         view: data.yaml of a view, for importances and allocations that need data.
         batch, batches: Images a batch and batches, for the same.
         trials, trial_batches: Candidates that an allocation may look at, and batches that each one's loss is taken on.
+        adapt: Trains a model, which it changes, cut to keeps, on as many batches as `adapt_steps`: the short-term
+            fine-tuning of an allocation that has it.
         train_supernet: Trains a model, which it changes, to be the weight-sharing supernet of a problem; none: it is
             one as it is.
         work: Where losses that were taken are kept, for a search that is interrupted; none: in memory.
@@ -65,6 +70,8 @@ class Request:
     batches: int = 16
     trials: int = 64
     trial_batches: int = 2
+    adapt: Callable[[nn.Module, ChannelGraph, Keeps, Sequence[dict[str, Any]]], None] | None = None
+    adapt_steps: int = 0
     train_supernet: Callable[[nn.Module, Problem], None] | None = None
     work: Path | None = None
     torch_device: str = ""

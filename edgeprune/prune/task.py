@@ -20,7 +20,7 @@ from edgeprune.graph.cost import CostModel, Widths
 from edgeprune.prune import importance
 from edgeprune.prune.allocate import Budget, allocate
 from edgeprune.prune.apply import require_plan_of
-from edgeprune.prune.candidates import Batch, Candidates, remembered
+from edgeprune.prune.candidates import Adapted, Batch, Candidates, remembered
 from edgeprune.prune.choose import choose
 from edgeprune.prune.granularity import Left, Task
 from edgeprune.prune.importance import CutLoss
@@ -59,11 +59,13 @@ def task_of(
 
     def means(left: Left) -> Means:
         which = "" if left is whole else f"-{left.graph.sha256[:12]}"  # its channel groups have the same names
-        kept = {kind: request.work and request.work / f"{kind}{which}.jsonl" for kind in ("losses", "supernet-losses")}
+        kinds = ("losses", "adapted-losses", "supernet-losses")
+        kept = {kind: request.work and request.work / f"{kind}{which}.jsonl" for kind in kinds}
         costs = CostModel(left.graph, left.model)
         candidates = Candidates(left.model, left.graph, costs, record, lambda: _draw(request, request.trial_batches))
         return Means(
             left.model, request.seed, request.trials, remembered(candidates.loss, kept["losses"]),
+            _adapted(request, candidates, left.graph, kept["adapted-losses"]),
             partial(_supernet, request, candidates, kept["supernet-losses"]), on_trial,
         )  # fmt: skip
 
@@ -173,6 +175,14 @@ def _at_widths(
     return keeps_at(graph, known, widths), plan.time
 
 
+def _adapted(request: Request, candidates: Candidates, graph: ChannelGraph, file: Path | None) -> Adapted | None:
+    if request.adapt is None:
+        return None
+    count = request.adapt_steps
+    # other images every time, and others than losses are taken on
+    return Adapted(candidates, graph, request.adapt, lambda n: _draw(request, count, seed=request.seed + 1 + n), file)
+
+
 def _supernet(request: Request, candidates: Candidates, file: Path | None, problem: Problem) -> CutLoss:
     """The loss of sub-nets of the supernet, BatchNorm's statistics their own."""
     if request.train_supernet is not None:
@@ -222,8 +232,8 @@ def _evidence(
     )
 
 
-def _draw(request: Request, count: int, images: int | None = None) -> Iterator[Batch]:
-    """Training batches; of `images` instead of the request's."""
+def _draw(request: Request, count: int, images: int | None = None, seed: int | None = None) -> Iterator[Batch]:
+    """Training batches; of `images`, and drawn by `seed`, instead of the request's."""
     if request.view is None:
         raise RecipeError(
             f"Importance {request.importance} with allocation {request.allocation} needs training data.",
@@ -231,7 +241,8 @@ def _draw(request: Request, count: int, images: int | None = None) -> Iterator[B
             next_step="give the data set, or take methods that don't (edgeprune methods)",
         )  # fmt: skip
     size, device = request.image_size[0], device_of(request.torch_device)
-    yield from batches(request.view, size, images or request.batch, count, request.seed, device)
+    seed = request.seed if seed is None else seed
+    yield from batches(request.view, size, images or request.batch, count, seed, device)
 
 
 def _counted(items: Iterable[T], total: int, on_item: Callable[[int, int], None]) -> Iterator[T]:

@@ -165,7 +165,7 @@ METHODS: Mapping[Row, Mapping[str, Method]] = {
         ),
         "netadapt": Method(
             "Yang et al. 2018 (NetAdapt), section 3.2, algorithm 1: step by step, each where it hurts least",
-            "prune.netadapt:netadapt", ("data",),
+            "prune.netadapt:netadapt", ("data", "training"),
         ),
         "amc": Method(
             "He et al. 2018 (AMC), sections 3.1 to 3.3, algorithm 1: an agent (DDPG) learns every layer's ratio",

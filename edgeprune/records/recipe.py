@@ -130,6 +130,9 @@ class Recipe(Record):
     """Candidates that an allocation looks at which searches (amc: episodes; nsga2 and tpe: points)."""
     search_batches: int = Field(default=2, ge=1, le=1_000)
     """Training batches that the loss of a candidate is taken on: importance and allocations that measure."""
+    search_steps: int = Field(default=2, ge=0)
+    """Training steps that netadapt gives every candidate before it takes its loss, going on from the last that won (its
+    short-term fine-tuning); 0: none, which is quicker by far."""
     supernet_epochs: int = Field(default=0, ge=0)
     """Epochs that the weight-sharing supernet is trained before nsga2 or tpe score sub-nets of it; 0: as the model is.
     Only widths are learned from it: the build cuts the model itself."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -144,6 +145,7 @@ def prune(job: Job, phase: Phase, model: ModelFiles, again: bool = False) -> Mod
     carrier = _trained_in(job, phase.number - phase.point, model) if phase.point else model
     searches = widths is None and "data" in METHODS["allocation"][job.recipe.allocation].needs
     needs_data = searches or "data" in METHODS["importance"][job.recipe.importance].needs
+    adapts = widths is None and job.recipe.allocation == "netadapt" and job.recipe.search_steps > 0
     clock, ratio = None, None if goal.macs_ratio is None else goal.macs_after(phase.share)
     sparsity = None if goal.sparsity is None else goal.sparsity_after(phase.share)
     aim: dict[str, object] = {"macs_ratio": ratio} if sparsity is None else {"sparsity": sparsity}
@@ -162,6 +164,7 @@ def prune(job: Job, phase: Phase, model: ModelFiles, again: bool = False) -> Mod
     def act(work: Path) -> None:
         from edgeprune.prune.make import prune_checkpoint
         from edgeprune.prune.request import Request
+        from edgeprune.train.adapt import adapt
         from edgeprune.yolo.data import make_view
 
         recipe = job.recipe
@@ -190,6 +193,8 @@ def prune(job: Job, phase: Phase, model: ModelFiles, again: bool = False) -> Mod
                 batches=recipe.importance_batches,
                 trials=recipe.search_trials,
                 trial_batches=recipe.search_batches,
+                adapt=partial(adapt, learning_rate=recipe.learning_rate) if adapts else None,
+                adapt_steps=recipe.search_steps,
                 train_supernet=_sandwich(job, f"prune {phase.number}", work) if recipe.supernet_epochs else None,
                 work=work,
                 torch_device=recipe.torch_device,
@@ -204,7 +209,8 @@ def prune(job: Job, phase: Phase, model: ModelFiles, again: bool = False) -> Mod
     keys = {"granularity", "importance", "allocation", "max_group_ratio", "min_width", "importance_batches", "seed"}
     keys |= {"search_batches"} if needs_data else set()
     keys |= {"search_trials", "supernet_epochs"} if searches else set()
-    keys |= {"learning_rate"} if job.recipe.supernet_epochs else set()
+    keys |= {"search_steps"} if adapts else set()
+    keys |= {"learning_rate"} if job.recipe.supernet_epochs or adapts else set()
     drawn = {"batch": job.recipe.batch, "data": job.sha256["data"]} if needs_data else {}
     job.shop.stage(
         f"prune {phase.number}", act,

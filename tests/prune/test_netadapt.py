@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
 from edgeprune.prune.choose import choose
-from edgeprune.prune.ladder import widths_at
+from edgeprune.prune.importance import CutLoss
+from edgeprune.prune.ladder import Keeps, widths_at
 from edgeprune.prune.netadapt import STEP, candidates, iterate, netadapt
 from edgeprune.prune.problem import Means
 from edgeprune.prune.time import Timing
@@ -39,7 +42,7 @@ def test_first_iteration_is_the_one_computed_by_hand() -> None:
     assert saved == pytest.approx({"a": 4824, "b": 2816, "c": 4480, "d": 5120, "e": 3200, "f": 4640})
     losses = {name.split(".")[0]: problem.loss(c.point) - 1 for name, c in found.items()}
     assert losses == pytest.approx({"a": 1, "b": 0.5 / 64, "c": 0.125, "d": 0.1 / 36, "e": 0.0625, "f": 0})
-    first = iterate(problem, space.whole, limit)
+    first = iterate(problem, [], space.whole, limit)
     assert first is not None
     assert case.stays(problem, first) == {"a": 1, "b": 1, "c": 1, "d": 1, "e": 1, "f": 0.75, "out": 1}
 
@@ -78,6 +81,28 @@ def test_another_budget_goes_the_same_way_and_asks_for_little_more() -> None:
     less = solve(0.95 * problem.budget)
     assert case.asked - asked <= 2 * 6 * 2  # the last iteration anew, and perhaps one more
     assert problem.space.ms(less) <= 0.95 * problem.budget < problem.space.ms(again)
+
+
+def test_candidates_go_on_from_the_last_that_won() -> None:
+    """Made up: what was trained with a cluster cut has forgotten what that cost, so the price of every way is known."""
+    case = Case(in_time=False)
+    ways: list[int] = []
+
+    def adapted(way: Sequence[Keeps]) -> CutLoss:
+        ways.append(len(way))
+        return lambda keeps: case.loss(keeps) - (case.loss(way[-1]) if way else 1.0)
+
+    problem = case.problem(0.8, adapted=adapted)
+    point = netadapt(problem).by_name["netadapt"](problem.budget)
+    assert problem.space.ms(point) <= problem.budget
+    iterations = ways[-1] + 1
+    assert iterations > 3
+    assert list(dict.fromkeys(ways)) == list(range(iterations))  # each from all that won before
+    alone = case.problem(0.8)
+    assert (netadapt(alone).by_name["netadapt"](alone.budget) == point).all()  # such a constant changes nobody's rank
+    turned = case.problem(0.8, adapted=lambda way: lambda keeps: -case.loss(keeps))
+    worst = netadapt(turned).by_name["netadapt"](turned.budget)
+    assert problem.loss(worst) > problem.loss(point)  # it is the adapted loss that decides
 
 
 def test_budget_out_of_reach_ends_at_what_can_be_had() -> None:
