@@ -124,8 +124,11 @@ def write_kit(
             ):
                 file = f"graphs/{candidate.precision}{'-typed' if typed else ''}.onnx"
                 write_bytes(folder / file, model.SerializeToString(deterministic=True))
+                sparse = two_of_four(model)
                 graphs.append(
-                    KitGraph(file=file, precision=candidate.precision, typed=typed, since=since, before=before)
+                    KitGraph(
+                        file=file, precision=candidate.precision, typed=typed, sparse=sparse, since=since, before=before
+                    )
                 )
             reference, tolerated = _golden_outputs(candidate, given.name, made, pixels)
             write_bytes(folder / tolerated.file, reference.astype("<f4").tobytes())
@@ -155,6 +158,19 @@ def write_kit(
 def kit_sha256(folder: Path) -> str:
     """What a board knows the kit by: the hash of kit.json, which has the hashes of all else."""
     return hashlib.sha256((folder / "kit.json").read_bytes()).hexdigest()
+
+
+def two_of_four(model: onnx.ModelProto) -> bool:
+    """Whether some convolution's weights have two zeros in every four neighbours along the input channels.
+
+    Source: TensorRT's developer guide, 'Structured sparsity'.
+    """
+    view = View(model)
+    found = (view.weights(node) for node in view.nodes if node.op_type == "Conv")
+    return any(
+        w is not None and w.shape[1] % 4 == 0 and ((w != 0).reshape(len(w), -1, 4, *w.shape[2:]).sum(2) <= 2).all()
+        for w in found
+    )
 
 
 def _candidates(quantized: Path | None, float_file: Path) -> tuple[_Candidate, ...]:

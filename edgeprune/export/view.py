@@ -157,6 +157,11 @@ class View:
         dq = self.dequantizer(node.input[1]) if node.op_type in WEIGHTED else None
         return dq is not None and self.of_weights(dq)
 
+    def weights(self, node: onnx.NodeProto) -> npt.NDArray[Any] | None:
+        """A weighted node's weights as they are stored, integers where they are; None where they are computed."""
+        dq = self.dequantizer(node.input[1])
+        return self.constant(node.input[1] if dq is None else (self.quantizer_of(dq) or dq).input[0])
+
     # Ways through the graph
 
     def after(self, nodes: Iterable[onnx.NodeProto]) -> set[str]:

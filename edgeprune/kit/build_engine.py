@@ -406,6 +406,8 @@ def build(
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace << 20)
     flags = [] if graph["typed"] else ["FP16"] + (["INT8"] if graph["precision"] == "int8" else [])
+    if graph.get("sparse") and options.dla is None:
+        flags.append("SPARSE_WEIGHTS")
     if options.dla is not None:
         if options.dla not in range(builder.num_DLA_cores):
             raise Stop(WRONG, "The board hasn't this DLA core.", where="--dla", got=options.dla,

@@ -27,6 +27,8 @@ class KitGraph(Record):
     """int8: the quantized graph, FP16 where it isn't quantized. fp16: the float one."""
     typed: bool
     """Whether its types are FP16 already; otherwise the builder is told by flags."""
+    sparse: bool = False
+    """Whether weights have the pattern of sparse kernels, 2:4, and the builder is told to look for them."""
     since: Version
     """First version of TensorRT, included."""
     before: Version

@@ -19,16 +19,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 from edgeprune.bench.measure import summarise
 from edgeprune.errors import DeviceError
 from edgeprune.export.gate import MODULES
 from edgeprune.export.kit import write_kit
 from edgeprune.kit import build_engine
+from edgeprune.prune.sparse import best_of
 from edgeprune.records import BoardEngine, read_json
 from tests.conftest import ROOT
 from tests.disk import small_disk
 from tests.export.test_quantized import Built
+from tests.mute import give_life
 from tests.sim.board import SIM, cuda
 
 SCRIPT = Path(build_engine.__file__)
@@ -311,6 +315,31 @@ def test_float_kit_has_no_int8_and_says_so(small: Built, images: Path, tmp_path:
 def sim(tmp_path_factory: pytest.TempPathFactory) -> tuple[object, ...]:
     library = cuda(tmp_path_factory.mktemp("sim"))
     return ("--module", "sim_tensorrt", "--elsewhere", "--cudart", library, "--warm-up", 0, "--rounds", 2)
+
+
+def with_zeros(model: nn.Module) -> None:
+    """Two of every four weights along the input channels."""
+    give_life(model)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d) and module.groups == 1 and module.in_channels % 4 == 0 and ".dfl" not in name:
+            with torch.no_grad():
+                module.weight.mul_(best_of(module.weight.abs(), 2, 4))
+
+
+@pytest.mark.parametrize("version", ["8.5.2", "11.4.0"])
+def test_weights_of_two_in_four_are_built_with_sparse_kernels(
+    images: Path, tmp_path: Path, sim: tuple[object, ...], version: str
+) -> None:
+    """All graphs: the pattern is looked for in what the board gets, integers or floats."""
+    sparse = Built(tmp_path, with_zeros)
+    made = write_kit(sparse.file, sparse.float_file, images, tmp_path / "kit", count=1)
+    assert all(graph.sparse for graph in made.graphs)
+    root = board(
+        tmp_path / "root", RELEASE.format("aarch64"), "NVIDIA Jetson Orin Nano Developer Kit", "nvidia,p3767-5 x"
+    )
+    said(build(tmp_path / "kit", tmp_path / "cache", *sim, "--root", root, SIM_TENSORRT=version), 0)
+    _, engine = record(tmp_path / "cache")
+    assert [candidate.flags[-1] for candidate in engine.candidates] == ["SPARSE_WEIGHTS"] * 2
 
 
 @pytest.mark.parametrize(

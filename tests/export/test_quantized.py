@@ -6,7 +6,9 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -35,13 +37,13 @@ PIXELS = np.concatenate([image.pixels for image in pictures(2)])
 
 
 class Built:
-    """A small detector, calibrated and exported."""
+    """A small detector, calibrated and exported; `bring` gives its weights values."""
 
-    def __init__(self, folder: Path, **scheme: str) -> None:
+    def __init__(self, folder: Path, bring: Callable[[Any], object] = give_life, **scheme: str) -> None:
         self.checkpoint, self.record_file = folder / "model.pt", folder / "quantization.json"
         self.float_file, self.file = folder / "float.onnx", folder / "quantized.onnx"
         model = untrained("yolov8n.yaml", {0: "a", 1: "b"}, seed=0)
-        give_life(model)
+        bring(model)
         self.checkpoint.write_bytes(pack(model, {}, half=False))
         model = load_detector(self.checkpoint).model
         self.record = calibrate(model, pictures(), Scheme(**scheme), float_layers(model), "percentile", SHA)

@@ -38,7 +38,9 @@ NetworkDefinitionCreationFlag = enum.IntEnum(
     "NetworkDefinitionCreationFlag",
     ({"EXPLICIT_BATCH": 0} if FLAGGED else {}) | ({"STRONGLY_TYPED": 1} if NUMBER >= (10,) else {}),
 )
-BuilderFlag = enum.IntEnum("BuilderFlag", (["FP16", "INT8"] if FLAGGED else []) + ["GPU_FALLBACK"], start=0)
+BuilderFlag = enum.IntEnum(
+    "BuilderFlag", (["FP16", "INT8"] if FLAGGED else []) + ["GPU_FALLBACK", "SPARSE_WEIGHTS"], start=0
+)
 ProfilingVerbosity = enum.IntEnum("ProfilingVerbosity", ["LAYER_NAMES_ONLY", "NONE", "DETAILED"], start=0)
 MemoryPoolType = enum.IntEnum("MemoryPoolType", ["WORKSPACE"], start=0)
 DeviceType = enum.IntEnum("DeviceType", ["GPU", "DLA"], start=0)
