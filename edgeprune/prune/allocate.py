@@ -48,13 +48,11 @@ def allocate(
     Raises:
         PlanError: The budget can't be met within the limits, or not by this method.
     """
-    target = budget.macs_ratio if budget.macs_ratio is not None else budget.channel_ratio
-    assert target is not None
-    space = Space(graph, ladders_of(graph, scores, limits), Share(_spent(costs, budget)))
+    problem = problem_of(graph, costs, scores, budget, limits, means)
+    space, target = problem.space, problem.budget
     what = "MACs" if budget.macs_ratio is not None else "channels"
     if space.ms(space.narrowest) > target:
         raise _unreachable(what, target, f"{space.ms(space.narrowest):.3f} with every group at its floor")
-    problem = Problem(graph, scores, space, target, in_time=False, means=means or Means())
     method: Allocation = METHODS["allocation"][allocation].function
     solvers = method(problem)
     points = [solve(target) for solve in solvers.by_name.values()]
@@ -62,6 +60,16 @@ def allocate(
     if not within:
         raise _unreachable(what, target, f"{min(map(space.ms, points)):.3f}, the least that {allocation} found")
     return problem.keeps(min(within, key=solvers.loses))
+
+
+def problem_of(
+    graph: ChannelGraph, costs: CostModel, scores: Scores, budget: Budget, limits: Limits, means: Means | None = None
+) -> Problem:
+    """A budget that is counted, as methods are asked for it."""
+    target = budget.macs_ratio if budget.macs_ratio is not None else budget.channel_ratio
+    assert target is not None
+    space = Space(graph, ladders_of(graph, scores, limits), Share(_spent(costs, budget)))
+    return Problem(graph, scores, space, target, in_time=False, means=means or Means())
 
 
 def uniform(problem: Problem) -> Solvers:

@@ -54,10 +54,10 @@ def choose(
     Raises:
         PlanError: The budget can't be met within the limits, or by what was measured.
     """
-    space = Space(graph, ladders_of(graph, scores, limits), timing.model)
+    problem = problem_of(graph, scores, timing, limits, means)
+    space = problem.space
     _require_over_floor(timing)
     _require_reachable(space, [space.fastest], timing)
-    problem = Problem(graph, scores, space, timing.budget_ms, in_time=True, means=means or Means())
     method: Allocation = METHODS["allocation"][allocation].function
     solvers = method(problem)
     tried = (
@@ -81,6 +81,14 @@ def choose(
     )
     planned = PlannedTime(budget_ms=timing.budget_ms, whole_ms=space.ms(space.whole), choices=choices)
     return problem.keeps(chosen.point), planned
+
+
+def problem_of(
+    graph: ChannelGraph, scores: Scores, timing: Timing, limits: Limits, means: Means | None = None
+) -> Problem:
+    """A budget of time, as methods are asked for it."""
+    space = Space(graph, ladders_of(graph, scores, limits), timing.model)
+    return Problem(graph, scores, space, timing.budget_ms, in_time=True, means=means or Means())
 
 
 @dataclass(frozen=True, eq=False)

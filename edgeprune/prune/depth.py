@@ -6,6 +6,7 @@ Rules:
 - The order is least importance lost per multiply-accumulate saved, or per millisecond predicted.
 - A repeat goes as long as that beats channels: importance lost by all that have gone and by the channels that must be
   cut besides is less with it than without.
+- An allocation that searches (`Method.depth`) is asked for how many of them go, in that order, together with widths.
 - They go in the first cut. Later rounds cut channels: after those, what a repeat reads and what it makes are no longer
   the same channels.
 
@@ -15,13 +16,15 @@ Question', section 3; the importances are this build's own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache, partial
 
 import numpy as np
 
 from edgeprune.graph.channels import Channel, ChannelGraph, ChannelGroup
-from edgeprune.prune.granularity import Pruned, Task
+from edgeprune.prune.granularity import Left, Pruned, Task
+from edgeprune.prune.importance import Scores
 
 
 def blocks(task: Task) -> Pruned:
@@ -29,21 +32,45 @@ def blocks(task: Task) -> Pruned:
     whole = task.whole
     scores = task.scores(whole.graph)
     weighs = importances(task, task.repeats())
-    left, rest = whole, scores
-    gone: tuple[str, ...] = ()
-    best = task.lost(left, rest)
-    for name in _in_order(task, weighs):
-        if any(name.startswith(f"{outer}.") for outer in gone):
-            continue
-        more = (*(inner for inner in gone if not inner.startswith(f"{name}.")), name)
-        tried = task.without(more)
-        scored = tried.scores(whole.graph, scores)
-        loses = sum(weighs[one] for one in more) + task.lost(tried, scored)
+
+    @cache
+    def there(gone: tuple[str, ...]) -> tuple[Left, Scores]:
+        left = task.without(gone) if gone else whole
+        return left, left.scores(whole.graph, scores) if gone else scores
+
+    depths = _one_by_one(_in_order(task, weighs))
+    if task.search is not None:
+        chosen = depths[task.search([partial(there, gone) for gone in depths])]
+    else:
+        chosen = _as_long_as_it_pays(task, weighs, depths, there)
+    left, rest = there(chosen)
+    keeps, time = task.widths(left, rest)
+    return Pruned(keeps, time, left=left)
+
+
+def _one_by_one(order: Sequence[str]) -> list[tuple[str, ...]]:
+    """What is gone when none of these repeats is, the first, the first two …; one that holds others stands for them."""
+    depths: list[tuple[str, ...]] = [()]
+    for name in order:
+        gone = depths[-1]
+        if not any(name.startswith(f"{outer}.") for outer in gone):
+            depths.append((*(inner for inner in gone if not inner.startswith(f"{name}.")), name))
+    return depths
+
+
+def _as_long_as_it_pays(
+    task: Task,
+    weighs: Mapping[str, float],
+    depths: Sequence[tuple[str, ...]],
+    there: Callable[[tuple[str, ...]], tuple[Left, Scores]],
+) -> tuple[str, ...]:
+    chosen, best = depths[0], task.lost(*there(depths[0]))
+    for more in depths[1:]:
+        loses = sum(weighs[one] for one in more) + task.lost(*there(more))
         if loses >= best and np.isfinite(best):
             break
-        best, left, rest, gone = loses, tried, scored, more
-    keeps, time = task.widths(left, rest)
-    return Pruned(keeps, time, left=left, blocks=tuple(sorted(gone)))
+        best, chosen = loses, more
+    return chosen
 
 
 def importances(task: Task, repeats: Sequence[str]) -> dict[str, float]:

@@ -27,32 +27,33 @@ class Left:
     Attributes:
         graph: Its channel graph, in its own numbering.
         names: Its layers -> the same layers in the whole model.
+        gone: The repeats.
     """
 
     model: nn.Module
     graph: ChannelGraph
     names: Mapping[str, str]
+    gone: tuple[str, ...] = ()
 
     def alias(self, whole: ChannelGraph) -> ChannelGraph:
         """The graph in the whole model's numbering; layers that are gone have no channels."""
         empty = {name: replace(layer, in_=(), out=()) for name, layer in whole.layers.items()}
         return replace(self.graph, layers=empty | {self.names[n]: layer for n, layer in self.graph.layers.items()})
 
+    def origins(self, whole: ChannelGraph, group: int) -> list[tuple[int, int]]:
+        """Which the channels of a group are in the whole model: its groups, and channels there."""
+        name = next(layer for layer, side in self.graph.groups[group].sides if side == "out")
+        places = {c[1]: p for p, c in enumerate(self.graph.layers[name].out) if c is not None and c[0] == group}
+        line = whole.layers[self.names[name]].out
+        found = [line[places[channel]] for channel in range(self.graph.groups[group].size)]
+        return [old for old in found if old is not None]
+
     def scores(self, whole: ChannelGraph, scores: Scores) -> Scores:
         """The whole model's scores of the channels that are left."""
-        found = {}
-        for index, group in enumerate(self.graph.groups):
-            name = next(layer for layer, side in group.sides if side == "out")
-            places = {c[1]: p for p, c in enumerate(self.graph.layers[name].out) if c is not None and c[0] == index}
-            line = whole.layers[self.names[name]].out
-            values = []
-            for channel in range(group.size):
-                old = line[places[channel]]
-                assert old is not None
-                owner = whole.groups[old[0]].name
-                values.append(scores[owner][old[1]])
-            found[group.name] = np.array(values)
-        return found
+        return {
+            group.name: np.array([scores[whole.groups[owner].name][c] for owner, c in self.origins(whole, index)])
+            for index, group in enumerate(self.graph.groups)
+        }
 
 
 #: (model, scores) -> the channels that stay for the goal, and how they were chosen.
@@ -75,6 +76,8 @@ class Task:
         repeats: Names of the repeats that can be taken out.
         without: What is left without these.
         spends: What a model spends of what the goal counts: MACs, or predicted ms.
+        search: Which of these, the whole model first, is best with widths that are searched along; None where the
+            allocation doesn't search.
         lost: Importance that channels lose until a model meets the goal; infinite where it can't. Predicted, for a
             goal in time.
         fixed: Layers whose weights are constants of the method, no parameters of the model.
@@ -89,6 +92,7 @@ class Task:
     repeats: Callable[[], Sequence[str]] = tuple
     without: Callable[[Sequence[str]], Left] = _no_repeats
     spends: Callable[[Left], float] = lambda left: 0.0
+    search: Callable[[Sequence[Callable[[], tuple[Left, Scores]]]], int] | None = None
     lost: Callable[[Left, Scores], float] = lambda left, scores: 0.0
     fixed: frozenset[str] = frozenset()
     sparsity: float | None = None
@@ -104,14 +108,17 @@ class Pruned:
         time: How they were chosen, for a budget of time.
         zeros: Layer -> where its weights are to be zero.
         left: What channels are cut of; the whole model where none.
-        blocks: Repeats that are taken out before.
     """
 
     keeps: Keeps = field(default_factory=dict)
     time: PlannedTime | None = None
     zeros: Mapping[str, torch.Tensor] = field(default_factory=dict)
     left: Left | None = None
-    blocks: tuple[str, ...] = ()
+
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        """Repeats that are taken out before channels are cut."""
+        return self.left.gone if self.left else ()
 
 
 def channels(task: Task) -> Pruned:

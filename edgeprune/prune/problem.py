@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import numpy as np
 from torch import nn
 
 from edgeprune.graph.channels import ChannelGraph
@@ -93,6 +94,23 @@ class Problem:
     def supernet_loss(self, point: Rungs) -> float:
         """Detection loss of the supernet's sub-net there."""
         return self.supernet(self.keeps(point))
+
+
+@dataclass(frozen=True, eq=False)
+class Depth:
+    """A problem with some blocks gone.
+
+    Attributes:
+        clusters: Of each of its clusters, which it is in the whole model.
+    """
+
+    problem: Problem
+    clusters: Sequence[int]
+
+    def point(self, whole: Rungs) -> Rungs:
+        """The whole model's point, as far as there are still such clusters."""
+        ladders = self.problem.space.ladders
+        return np.array([min(whole[i], ladder.last) for i, ladder in zip(self.clusters, ladders, strict=True)], np.intp)
 
 
 @dataclass(frozen=True)

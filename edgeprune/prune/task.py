@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from math import inf
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,20 +17,18 @@ from torch import nn
 from edgeprune.errors import PlanError, RecipeError
 from edgeprune.graph.channels import ChannelGraph, Side
 from edgeprune.graph.cost import CostModel, Widths
-from edgeprune.prune import importance
-from edgeprune.prune.allocate import Budget, allocate
+from edgeprune.prune import allocate, choose, importance
 from edgeprune.prune.apply import require_plan_of
 from edgeprune.prune.candidates import Adapted, Batch, Candidates, remembered
-from edgeprune.prune.choose import choose
 from edgeprune.prune.granularity import Left, Task
 from edgeprune.prune.importance import CutLoss
 from edgeprune.prune.ladder import Keeps, Limits, keeps_at, ladders_of
 from edgeprune.prune.owned import Owned
-from edgeprune.prune.problem import Means, Problem
+from edgeprune.prune.problem import Depth, Means, Problem
 from edgeprune.prune.request import Request, device_of
 from edgeprune.prune.search import Space, greedy
 from edgeprune.prune.time import Timing
-from edgeprune.prune.traced import channel_graph, without
+from edgeprune.prune.traced import M, channel_graph, without
 from edgeprune.quant.fake import attach, with_rounded_weights
 from edgeprune.records import PlannedTime, PrunePlan, Quantization, read_json
 from edgeprune.records.methods import METHODS
@@ -63,13 +61,29 @@ def task_of(
         kept = {kind: request.work and request.work / f"{kind}{which}.jsonl" for kind in kinds}
         costs = CostModel(left.graph, left.model)
         candidates = Candidates(left.model, left.graph, costs, record, lambda: _draw(request, request.trial_batches))
+
+        def supernet(problem: Problem) -> CutLoss:
+            """The loss of sub-nets of the supernet, BatchNorm's statistics their own."""
+            net = candidates.of(shortened(trained(), left.gone)) if request.train_supernet else candidates
+            return remembered(partial(net.loss, recalibrated=True), kept["supernet-losses"])
+
         return Means(
             left.model, request.seed, request.trials, remembered(candidates.loss, kept["losses"]),
-            _adapted(request, candidates, left.graph, kept["adapted-losses"]),
-            partial(_supernet, request, candidates, kept["supernet-losses"]), on_trial,
+            _adapted(request, candidates, left.graph, kept["adapted-losses"]), supernet, on_trial,
         )  # fmt: skip
 
     aim = _Aim(request, whole, limits, before.macs_ratio if before else 1.0, means)
+
+    @cache
+    def trained() -> nn.Module:
+        """The whole model, as the supernet that all depths share."""
+        assert request.train_supernet is not None
+        net = copy.deepcopy(detector.model)
+        request.train_supernet(net, aim.problem(whole, method.function(evidence(graph))))
+        return net
+
+    def shortened(model: M, names: Sequence[str]) -> M:
+        return without(model, names, request.image_size, detector.channels)
 
     def evidence(graph: ChannelGraph) -> importance.Evidence:
         return _evidence(request, graph, detector, record, means(whole).loss, on_batch)
@@ -84,14 +98,15 @@ def task_of(
         return repeats.repeats(detector.model, (1, detector.channels, *request.image_size)) if before is None else []
 
     def shorter(names: Sequence[str]) -> Left:
-        model = without(detector.model, names, request.image_size, detector.channels)
+        model = shortened(detector.model, names)
         graph = channel_graph(model, request.image_size, detector.channels)
-        return Left(model, graph, {name: name_in_parent(name, names) for name in graph.layers})
+        return Left(model, graph, {name: name_in_parent(name, names) for name in graph.layers}, tuple(sorted(names)))
 
     return Task(
         whole, scores=lambda graph: method.function(evidence(graph)),
         each=lambda: method.function_of_each(evidence(graph)),
         widths=aim.widths, repeats=there, without=shorter, spends=aim.spends, lost=aim.lost,
+        search=aim.search if METHODS["allocation"][request.allocation].depth and request.widths is None else None,
         fixed=blocks.constants(detector.model), sparsity=request.sparsity, allocation=request.allocation,
     )  # fmt: skip
 
@@ -138,18 +153,44 @@ class _Aim:
         """The channels that stay."""
         return self._choose(left, scores, self.request.allocation)
 
+    def search(self, lefts: Sequence[Callable[[], tuple[Left, importance.Scores]]]) -> int:
+        """Which of these an allocation that searches finds best."""
+        clusters = {g: n for n, cluster in enumerate(self.whole.graph.clusters) for g in cluster}
+
+        @cache
+        def depth(number: int) -> Depth:
+            left, scores = lefts[number]()
+            problem = self.problem(left, scores)
+            whole_groups = (left.origins(self.whole.graph, la.cluster[0])[0][0] for la in problem.space.ladders)
+            return Depth(problem, [clusters[group] for group in whole_groups])
+
+        return METHODS["allocation"][self.request.allocation].function_of_depth(
+            [partial(depth, number) for number in range(len(lefts))]
+        )
+
+    def problem(self, left: Left, scores: importance.Scores) -> Problem:
+        """What an allocation is asked for this model."""
+        if self.request.clock is not None:
+            return choose.problem_of(left.graph, scores, self._timing(left), self.limits, self.means(left))
+        costs = CostModel(left.graph, left.model)
+        return allocate.problem_of(left.graph, costs, scores, self._budget(left), self.limits, self.means(left))
+
     def _choose(self, left: Left, scores: importance.Scores, allocation: str) -> tuple[Keeps, PlannedTime | None]:
         if self.request.widths is not None:
             return _at_widths(read_json(self.request.widths, PrunePlan, PlanError), left.graph, left.model, scores)
-        costs = CostModel(left.graph, left.model)
+        costs, limits, means = CostModel(left.graph, left.model), self.limits, self.means(left)
         if self.request.clock is not None:
-            return choose(left.graph, costs, scores, self._timing(left), allocation, self.limits, self.means(left))
+            return choose.choose(left.graph, costs, scores, self._timing(left), allocation, limits, means)
+        budget = self._budget(left)
+        if left is not self.whole and (budget.macs_ratio or budget.channel_ratio or 0.0) >= 1:
+            return {}, None
+        return allocate.allocate(left.graph, costs, scores, budget, allocation, limits, means), None
+
+    def _budget(self, left: Left) -> allocate.Budget:
+        """As a share of what is left."""
         ratios = (self.request.macs_ratio and self.request.macs_ratio / self.macs_before, self.request.channel_ratio)
         spent = 1.0 if left is self.whole else self.spends(left)
-        if left is not self.whole and spent <= (ratios[0] or ratios[1] or 0.0):
-            return {}, None
-        budget = Budget(*(ratio and ratio / spent for ratio in ratios))
-        return allocate(left.graph, costs, scores, budget, allocation, self.limits, self.means(left)), None
+        return allocate.Budget(*(ratio and ratio / spent for ratio in ratios))
 
     def _timing(self, left: Left) -> Timing:
         """The latency table knows layers by the whole model's names; engines are built from what is left."""
@@ -181,14 +222,6 @@ def _adapted(request: Request, candidates: Candidates, graph: ChannelGraph, file
     count = request.adapt_steps
     # other images every time, and others than losses are taken on
     return Adapted(candidates, graph, request.adapt, lambda n: _draw(request, count, seed=request.seed + 1 + n), file)
-
-
-def _supernet(request: Request, candidates: Candidates, file: Path | None, problem: Problem) -> CutLoss:
-    """The loss of sub-nets of the supernet, BatchNorm's statistics their own."""
-    if request.train_supernet is not None:
-        candidates = candidates.of(copy.deepcopy(candidates.model))
-        request.train_supernet(candidates.model, problem)
-    return remembered(partial(candidates.loss, recalibrated=True), file)
 
 
 def _widths(left: Left) -> Widths:

@@ -31,6 +31,8 @@ class Method:
         each: Of an importance: the function that scores single weights, for granularities that leave zeros; none where
             the method has no such sense.
         needs: What it can't do without: data = training images, gradients = of the loss on them, training = epochs.
+        depth: Of an allocation: the function that searches how many blocks go, together with widths; none where it
+            doesn't.
         chosen: Whether it needs to know, while it trains, which channels would go.
     """
 
@@ -38,6 +40,7 @@ class Method:
     at: str | None = None
     needs: tuple[Need, ...] = ()
     each: str | None = None
+    depth: str | None = None
     chosen: bool = False
 
     @property
@@ -51,6 +54,12 @@ class Method:
         """The function that scores single weights."""
         assert self.each is not None
         return function_at(self.each)
+
+    @property
+    def function_of_depth(self) -> Callable[..., int]:
+        """The function that searches depth."""
+        assert self.depth is not None
+        return function_at(self.depth)
 
 
 def function_at(at: str) -> Callable[..., Any]:
@@ -172,12 +181,13 @@ METHODS: Mapping[Row, Mapping[str, Method]] = {
             "prune.amc:amc", ("data",),
         ),
         "nsga2": Method(
-            "Deb et al. 2002 (NSGA-II) over widths, sub-nets of a slimmable supernet (Yu and Huang 2019, section 3)",
-            "prune.study:nsga2", ("data",),
+            "Deb et al. 2002 (NSGA-II) over widths (with granularity blocks over depth too), sub-nets of a slimmable "
+            "supernet (Yu and Huang 2019, section 3)",
+            "prune.study:nsga2", ("data",), depth="prune.study:nsga2_depth",
         ),
         "tpe": Method(
-            "Bergstra et al. 2011 (TPE), section 4, over widths, sub-nets of the same supernet", "prune.study:tpe",
-            ("data",),
+            "Bergstra et al. 2011 (TPE), section 4, over the same, sub-nets of the same supernet",
+            "prune.study:tpe", ("data",), depth="prune.study:tpe_depth",
         ),
     },
     "distillation": {

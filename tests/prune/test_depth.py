@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from edgeprune.demo import NAMES as SHAPES
 from edgeprune.errors import RecipeError
 from edgeprune.graph.channels import ChannelGraph
 from edgeprune.graph.cost import CostModel, Widths
@@ -25,6 +26,7 @@ from edgeprune.prune.request import Request
 from edgeprune.prune.time import Timing
 from edgeprune.prune.traced import channel_graph
 from edgeprune.records import PrunePlan, Recipe
+from edgeprune.records.dataset import read_dataset
 from edgeprune.records.model import ModelFiles
 from edgeprune.records.plan import name_in_parent
 from edgeprune.report.figures import layer_widths
@@ -32,13 +34,14 @@ from edgeprune.schedule import phases
 from edgeprune.yolo import repeats
 from edgeprune.yolo.blocks import settle
 from edgeprune.yolo.checkpoint import pack
+from edgeprune.yolo.data import make_view
 from edgeprune.yolo.load import load, predictions, untrained
 from tests.mute import give_life, largest_error
 from tests.prune.evidence import evidence
 from tests.stock import WITHOUT_EDGEPRUNE
 from tests.yolo.test_repeats import bypassed
 
-NAMES = {0: "flat", 1: "tall", 2: "wide"}
+NAMES = dict(enumerate(SHAPES))
 SHAPE = (1, 3, 64, 64)
 
 
@@ -129,7 +132,7 @@ def test_repeats_go_as_long_as_that_beats_channels(lost: list[float], gone: tupl
 
     graph = ChannelGraph({}, (), (), (), (), "")
     lefts = {
-        names: Fake(torch.nn.Module(), graph, {n: n for n in names})
+        names: Fake(torch.nn.Module(), graph, {n: n for n in names}, names)
         for names in [(), ("a",), ("b",), ("c",), ("a", "b"), ("a", "b", "c")]
     }
     saved = {"a": 3, "b": 2, "c": 1}
@@ -159,6 +162,25 @@ def test_blocks_that_do_nothing_go_first_and_channels_for_the_rest(parent: Path,
         widths.keys() - told
         == {n for n in widths if any(n.startswith(f"{b}.") for b in plan.blocks)} | {"model.22.dfl.conv"} - told
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("allocation", ["nsga2", "tpe"])
+def test_depth_is_searched_with_widths(parent: Path, scenes: Path, tmp_path: Path, allocation: str) -> None:
+    """What does nothing goes: a net without it has the same loss and more of its budget left."""
+    view = make_view(read_dataset(scenes), tmp_path / "view")
+    looked: list[tuple[int, int]] = []
+    request = Request(
+        model=parent, image_size=(64, 64), granularity="blocks", importance="l2", macs_ratio=0.6, view=view, batch=4,
+        allocation=allocation, trials=16, trial_batches=1, work=tmp_path, torch_device="cpu",
+    )  # fmt: skip
+    files = ModelFiles(tmp_path / "pruned.pt", tmp_path / "plan.json")
+    _, plan = prune_checkpoint(request, files=files, on_trial=lambda done, total: looked.append((done, total)))
+    assert looked == [(n + 1, 16) for n in range(16)] * 2  # for the depth, and for the widths at that depth
+    assert plan.blocks is not None
+    assert plan.macs_ratio <= 0.6
+    assert len(list(tmp_path.glob("supernet-losses-*.jsonl"))) > 1  # several depths were scored
+    assert load(tmp_path / "pruned.pt").model(torch.rand(SHAPE)) is not None
 
 
 def test_plan_with_blocks_is_replayed_and_is_bypass_and_mute(parent: Path, tmp_path: Path) -> None:

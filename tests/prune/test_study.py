@@ -6,13 +6,14 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from edgeprune.errors import DeviceError
 from edgeprune.prune.allocate import uniform
 from edgeprune.prune.candidates import remembered
 from edgeprune.prune.choose import choose
-from edgeprune.prune.problem import Means
+from edgeprune.prune.problem import Depth, Means
 from edgeprune.prune.search import Rungs
 from edgeprune.prune.study import nsga2, tpe
 from edgeprune.prune.time import Timing
@@ -42,6 +43,28 @@ def test_it_beats_equal_shares_and_knows_no_better_than_the_best(name: str, in_t
         <= case.loss(problem.keeps(point))
         < case.loss(problem.keeps(alike)) - 0.25 * (case.loss(problem.keeps(alike)) - best)
     )
+
+
+@SEARCHES
+@pytest.mark.parametrize(("costs", "deep"), [(0.01, 1), (8.0, 0)])
+def test_blocks_go_where_what_they_lose_is_less_than_what_channels_would(name: str, costs: float, deep: int) -> None:
+    """Without a block, channels have twice the budget, which is known to lose less; the block costs what is given."""
+    case = Case(in_time=False)
+    whole = case.problem(0.3, trials=60)
+    shorter = case.problem(0.6, trials=60, supernet=lambda _: lambda keeps: case.loss(keeps) + costs)
+    gains = case.best(whole)[1] - case.best(shorter)[1]
+    assert 0.25 < gains < 2
+    alike = range(len(whole.space.ladders))
+    depths = [lambda: Depth(whole, alike), lambda: Depth(shorter, alike)]
+    assert METHODS["allocation"][name].function_of_depth(depths) == deep
+
+
+def test_a_shorter_net_has_the_rungs_of_the_clusters_that_are_left() -> None:
+    problem = Case(in_time=False).problem(0.5)
+    ladders = problem.space.ladders
+    depth = Depth(problem, list(reversed(range(len(ladders)))))
+    point = depth.point(np.arange(len(ladders), dtype=np.intp))
+    assert point.tolist() == [min(len(ladders) - 1 - n, ladder.last) for n, ladder in enumerate(ladders)]
 
 
 @SEARCHES
