@@ -26,10 +26,8 @@ So every method trains `epochs`. Widths are chosen first where they can be, sinc
 for them; an int8 schedule quantizes as it always does. Epochs share one learning-rate schedule, from the beginning or
 from where it is rewound.
 
-Sources of pruning: train/mute.py has those of its own; Frankle et al. 2020, 'Linear Mode Connectivity and the Lottery
-Ticket Hypothesis', section 2 (rewind-weights); Renda et al. 2020, 'Comparing Rewinding and Fine-tuning in Neural
-Network Pruning', section 2 (rewind-rate). Source of qap: Hawks et al. 2021, 'Ps and Qs: Quantization-Aware Pruning for
-Efficient Low Latency Neural Network Inference', section 3.
+Sources of pruning stand in each function's docstring. Source of qap: Hawks et al. 2021, 'Ps and Qs: Quantization-Aware
+Pruning for Efficient Low Latency Neural Network Inference', section 3.
 """
 
 from __future__ import annotations
@@ -146,27 +144,33 @@ def epochs_of(recipe: Recipe, *, int8: bool) -> int:
 
 
 def one_shot(recipe: Recipe, epochs: int) -> list[Phase]:
-    """Cut, then train; `rounds` times."""
+    """Cut, then train; of N `rounds`, round n cuts n / N of the way to the goal.
+    Source: Li et al. 2017, section 3.4 (once); Han et al. 2015, section 3.4 (iterative)."""
     return _rounds(recipe, epochs)
 
 
 def gradual(recipe: Recipe, epochs: int) -> list[Phase]:
-    """What stays ramps down while the model trains."""
+    """What stays ramps down while the model trains: at share t, 1 - (1 - t)^3 of those that will go are muted.
+    Source: Zhu, Gupta 2018, 'To prune, or not to prune', section 3, eq. 1."""
     return _while_training(recipe, epochs, "train.mute:gradual")
 
 
 def soft(recipe: Recipe, epochs: int) -> list[Phase]:
-    """Weak filters are zeroed after every epoch, and may come back."""
+    """Filters F with the lowest |F|_2 are zeroed after every epoch, as many as will go, and may come back.
+    Source: He et al. 2018, 'Soft Filter Pruning', section 3.2, eq. 2."""
     return _while_training(recipe, epochs, "train.mute:soft")
 
 
 def regrowth(recipe: Recipe, epochs: int) -> list[Phase]:
-    """Channels, or weights, are dropped and grown."""
+    """Channels, or weights w, are dropped and grown: at step t, a / 2 (1 + cos(pi t / end)) of the open ones go, those
+    with the least |w|, and as many shut ones with the largest gradients |g| come back, from zero.
+    Source: Evci et al. 2020 (RigL), section 3 and algorithm 1."""
     return _while_training(recipe, epochs, "train.mute:regrowth")
 
 
 def rewind_weights(recipe: Recipe, epochs: int) -> list[Phase]:
-    """A lottery ticket: chosen by the trained model, cut out of an early one."""
+    """A lottery ticket: a mask m is chosen by the trained weights w_T, cut out of early ones w_k, and m w_k is trained.
+    Source: Frankle et al. 2020, 'Linear Mode Connectivity and the Lottery Ticket Hypothesis', algorithm 2."""
     before, after = _shared(recipe, epochs)
     early = recipe.rewind_epochs
     if early >= before:
@@ -179,7 +183,8 @@ def rewind_weights(recipe: Recipe, epochs: int) -> list[Phase]:
 
 
 def rewind_rate(recipe: Recipe, epochs: int) -> list[Phase]:
-    """Trained to the end, cut, and trained again at the same rates."""
+    """Trained to the end, cut to m w_T, and trained again at the same rates: rate(t) begins again, the weights stay.
+    Source: Renda et al. 2020, 'Comparing Rewinding and Fine-tuning in Neural Network Pruning', section 2."""
     before, after = _shared(recipe, epochs)
     return [Phase(epochs=before), *(replace(phase, rewinds=0) for phase in _rounds(recipe, after))]
 

@@ -73,15 +73,17 @@ def problem_of(
 
 
 def uniform(problem: Problem) -> Solvers:
-    """Every layer the same share. Source: Li et al. 2017, section 4."""
+    """Every layer the same share: width / whole width is one number, the largest that meets the budget.
+    Source: Li et al. 2017, section 3.2 (theirs: one for all layers of a stage)."""
     space = problem.space
     return Solvers({"uniform": in_turn(space, space.alike)}, space.loss)
 
 
 def by_importance(problem: Problem) -> Solvers:
-    """The least importance lost for what is saved: greedy per MAC; in time HALP's program, and greed beside it.
+    """The least importance lost for what is saved: greedy, always the step with the least (importance lost) / (MACs
+    saved); in time HALP's program, the largest sum of importance with sum of ms <= budget, and greed beside it.
 
-    Source: HALP (Shen et al. 2022), section 3, eq. 5: maximize importance subject to measured latency.
+    Source: HALP (Shen et al. 2022), section 3, eq. 2 and 7; greed by MACs is this project's.
     """
     space = problem.space
 

@@ -43,7 +43,9 @@ _BEST = 8
 
 
 def amc(problem: Problem) -> Solvers:
-    """The best of all episodes. Raises DeviceError without the extra 'search'."""
+    """An agent (DDPG) gives every cluster t a ratio a_t in 0..1, bounded so that the budget holds, and learns from the
+    reward -loss(cut) / loss(whole); the best of all episodes. Raises DeviceError without the extra 'search'.
+    Source: He et al. 2018 (AMC), sections 3.1 to 3.3, algorithm 1."""
     try:
         import stable_baselines3  # noqa: F401
     except ImportError as error:

@@ -122,14 +122,15 @@ class Pruned:
 
 
 def channels(task: Task) -> Pruned:
-    """Whole filters, with everything that reads them (Li et al. 2017, section 3)."""
+    """Whole filters: filter j of a layer goes with its feature map, and with the kernels K[:, j] of all that read it.
+    Source: Li et al. 2017, section 3."""
     return Pruned(*task.widths(task.whole, task.scores(task.whole.graph)))
 
 
 def neurons(task: Task) -> Pruned:
-    """Neurons of linear layers alone: channels that nothing but linear layers read. Those are the hidden ones of
-    feed-forward networks and of heads' multi-layer perceptrons (RT-DETR), and what a classifier reads (Hu et al. 2016,
-    section 4: the fully connected layers of LeNet and VGG).
+    """Neurons of linear layers alone: channels j that nothing but linear layers read go, row W[j] and column V[:, j].
+    Those are the hidden ones of feed-forward networks and of heads' multi-layer perceptrons (RT-DETR), and what a
+    classifier reads. Source: Hu et al. 2016, section 4 (the fully connected layers of LeNet and VGG).
 
     Raises:
         PlanError: The model has none that can be cut.

@@ -31,7 +31,9 @@ _HALVED = 6
 
 
 def netadapt(problem: Problem) -> Solvers:
-    """Iterations until the budget holds; another budget shares all iterations but its last."""
+    """Iteration i takes, of candidates k with one cluster narrower, argmin_k loss(k) with spent(k) <= spent(i - 1) -
+    step, until the budget holds; another budget shares all iterations but its last.
+    Source: Yang et al. 2018 (NetAdapt), section 3.2, algorithm 1."""
     space, known = problem.space, dict[tuple[tuple[bytes, ...], float], Rungs | None]()
     step = STEP * space.ms(space.whole)
 

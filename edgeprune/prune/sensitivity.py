@@ -10,7 +10,7 @@ Rules:
   ascend in the order in which the channels went.
 
 Source: Li et al. 2017, 'Pruning Filters for Efficient ConvNets', section 3.2 (layers pruned one at a time, the
-sensitive ones less); Han et al. 2015, 'Learning both Weights and Connections', section 4.1 and figure 6 (each layer's
+sensitive ones less); Han et al. 2015, 'Learning both Weights and Connections', section 5 and figure 6 (each layer's
 threshold from its own curve).
 """
 
@@ -36,7 +36,9 @@ Floats = npt.NDArray[np.float64]
 
 
 def sensitivity(problem: Problem) -> Solvers:
-    """Shares by each cluster's own pruning curve."""
+    """Shares by each cluster's own pruning curve: cluster k is cut as far as its loss(cut) - loss(whole) stays at or
+    under one threshold for all, the lowest with which the budget holds. Source: Li et al. 2017, section 3.2; Han et al.
+    2015, section 5 and figure 6."""
     curves = _curves(problem)
     thresholds = np.unique(np.concatenate([np.zeros(1), *curves]))
     points = [
@@ -71,7 +73,8 @@ def _curves(problem: Problem) -> list[Floats]:
 
 
 def measured(evidence: Evidence) -> Scores:
-    """The rise of the loss that cutting a channel's cluster made, spread over the cluster's channels in order of L2."""
+    """The rise of the loss that cutting a channel's cluster made, loss(cut) - loss(whole), spread over the cluster's
+    channels in order of L2. Source: Li et al. 2017, section 3.2; the spreading is this project's."""
     graph = evidence.graph
     order = magnitude(graph, evidence.model, 2)
     base = evidence.cut_loss({})

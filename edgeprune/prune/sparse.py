@@ -10,10 +10,7 @@ Rules:
   channels (of a group) divide by M; TensorRT's sparse kernels and OpenVINO's sparse weights want it so. The goal counts
   in these layers alone. Transposed and depthwise convolutions stay whole.
 - Branches that export merges (RepConv's) get a pattern each; their sum has the zeros that both have.
-
-Sources: Han et al. 2015, section 3.1 (weights); Lin et al. 2018, section 3.3 (kernels); Mishra et al. 2021,
-'Accelerating Sparse Deep Neural Networks', sections 2 and 3 (2:4, largest magnitudes of four); TensorRT's developer
-guide, 'Structured sparsity': two zeros in every four consecutive values along C, for every k, r, s.
+- Formula and source of each stand in its function's docstring.
 """
 
 from __future__ import annotations
@@ -38,17 +35,22 @@ Units = Callable[[torch.Tensor], torch.Tensor]
 
 
 def weights(task: Task) -> Pruned:
-    """Single weights (unstructured)."""
+    """Single weights become zero, those with the least scores, until zeros / weights is the goal (unstructured).
+    Source: Han et al. 2015, section 3."""
     return Pruned(zeros=_fewest(task, lambda scores: scores))
 
 
 def kernels(task: Task) -> Pruned:
-    """Whole k x k kernels: synapses from one input channel to one output channel."""
+    """Whole k x k kernels become zero, synapses from one input channel to one output channel: those with the least sum
+    of scores / (k k). Source: Lin et al. 2018, section 3."""
     return Pruned(zeros=_fewest(task, lambda scores: scores.flatten(2).sum(2) if scores.dim() > 2 else scores))
 
 
 def two_of_four(task: Task) -> Pruned:
-    """2:4, the pattern that hardware is made for."""
+    """2:4, the pattern that hardware is made for: of every four neighbours along the input channels the two with the
+    highest scores stay, the others become zero. Source: Mishra et al. 2021, sections 2 and 3 (the largest
+    magnitudes of four); TensorRT's developer guide, 'Structured sparsity' (two zeros in every four consecutive values
+    along C, for every k, r, s)."""
     return n_of_m(task, 2, 4)
 
 

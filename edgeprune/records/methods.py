@@ -1,7 +1,8 @@
 """Every pruning method that a recipe can name, by what it decides: one line each.
 
 A recipe takes one of each row and composes them. The line says where the method is from, what it needs, and which
-function it is; the function's docstring has the formula. Adding a method is that function, a test, and a line here.
+function it is; the function's docstring has formula and source. Adding a method is that function, a test, and a line
+here.
 
 Rules:
 - A function is named by where it is, so that this table, which device rooms read with the recipe, imports nothing.
@@ -87,9 +88,9 @@ METHODS: Mapping[Row, Mapping[str, Method]] = {
             "Elkerdawy et al. 2020, section 3: whole repeats of bottlenecks by importance and cost, then channels",
             "prune.depth:blocks",
         ),
-        "weights": Method("Han et al. 2015, section 3.1: single weights become zero", "prune.sparse:weights"),
+        "weights": Method("Han et al. 2015, section 3: single weights become zero", "prune.sparse:weights"),
         "2:4": Method(
-            "Mishra et al. 2021, section 2: two of every four weights along the input channels become zero",
+            "Mishra et al. 2021, sections 2 and 3: two of every four weights along the input channels become zero",
             "prune.sparse:two_of_four",
         ),
         "kernels": Method("Lin et al. 2018, section 3: whole kernels become zero", "prune.sparse:kernels"),
@@ -97,7 +98,7 @@ METHODS: Mapping[Row, Mapping[str, Method]] = {
     "importance": {
         "random": Method("the control: uniform by seed", f"{_W}:random", each=f"{_W}:random_each"),
         "l1": Method("Li et al. 2017, section 3.1", f"{_W}:l1", each=f"{_W}:l1_each"),
-        "l2": Method("Li et al. 2017, section 3.1, with squares", f"{_W}:l2", each=f"{_W}:l2_each"),
+        "l2": Method("Li et al. 2017, section 3.1 and appendix 6.1: l2 beside l1", f"{_W}:l2", each=f"{_W}:l2_each"),
         "bn": Method("Liu et al. 2017 (network slimming), section 3", f"{_W}:bn"),
         "fpgm": Method("He et al. 2019, section 3: nearness to the geometric median", f"{_W}:fpgm"),
         "lamp": Method("Lee et al. 2021, section 3", f"{_W}:lamp", each=f"{_W}:lamp_each"),
@@ -110,17 +111,17 @@ METHODS: Mapping[Row, Mapping[str, Method]] = {
         "apoz": Method("Hu et al. 2016, section 3", f"{_A}:apoz", ("data",)),
         "activation": Method("Molchanov et al. 2017, section 2.2: mean activation", f"{_A}:activation", ("data",)),
         "gradient": Method(
-            "Evci et al. 2020 (RigL), section 3: what it regrows by", f"{_G}:gradient", ("data", "gradients"),
-            f"{_G}:gradient_each",
+            "Evci et al. 2020 (RigL), section 3, grow criterion: what it regrows by", f"{_G}:gradient",
+            ("data", "gradients"), f"{_G}:gradient_each",
         ),
         "taylor": Method(
             "Molchanov et al. 2019, eq. 8 and 10", f"{_G}:taylor", ("data", "gradients"), f"{_G}:taylor_each"
         ),
         "fisher": Method(
-            "Theis et al. 2018, section 2; of single weights LeCun et al. 1990 (Optimal Brain Damage), the Hessian's "
-            "diagonal by the Fisher information", f"{_G}:fisher", ("data", "gradients"), f"{_G}:fisher_each",
+            "Theis et al. 2018, section 2.1, eq. 9; of single weights LeCun et al. 1990 (Optimal Brain Damage), the "
+            "Hessian's diagonal by the Fisher information", f"{_G}:fisher", ("data", "gradients"), f"{_G}:fisher_each",
         ),
-        "snip": Method("Lee et al. 2019, section 4", f"{_G}:snip", ("data", "gradients"), f"{_G}:snip_each"),
+        "snip": Method("Lee et al. 2019, section 4.1, eq. 6", f"{_G}:snip", ("data", "gradients"), f"{_G}:snip_each"),
         "hessian": Method(
             "Yu et al. 2022 (HAP), section 3; the trace by Hutchinson as in Dong et al. 2020 (HAWQ-V2)",
             f"{_G}:hessian", ("data", "gradients"), f"{_G}:hessian_each",
@@ -137,24 +138,29 @@ METHODS: Mapping[Row, Mapping[str, Method]] = {
             "Wen et al. 2016, section 3, eq. 2, over channels", "train.regularize:group_lasso", ("data", "training")
         ),
         "growing": Method(
-            "Wang et al. 2021, section 3, GReg-1", "train.regularize:growing", ("data", "training"), chosen=True
+            "Wang et al. 2021, section 3.2, eq. 2 (GReg-1)", "train.regularize:growing", ("data", "training"),
+            chosen=True,
         ),
         "l0": Method("Louizos et al. 2018, section 2.2 (hard-concrete gates)", "train.gates:l0", ("data", "training")),
     },
     "pruning": {
         "one-shot": Method(
-            "cut, then train; `rounds` over 1: iterative (Han et al. 2015, section 3)", "schedule:one_shot"
+            "cut, then train (Li et al. 2017, section 3.4); `rounds` over 1: iterative (Han et al. 2015, section 3.4)",
+            "schedule:one_shot",
         ),
         "gradual": Method(
-            "Zhu, Gupta 2018, eq. 1, over channels or single weights", "schedule:gradual", ("data", "training")
+            "Zhu, Gupta 2018, section 3, eq. 1, over channels or single weights", "schedule:gradual",
+            ("data", "training"),
         ),
-        "soft": Method("He et al. 2018, section 3.2 (soft filter pruning)", "schedule:soft", ("data", "training")),
+        "soft": Method(
+            "He et al. 2018, section 3.2, eq. 2 (soft filter pruning)", "schedule:soft", ("data", "training")
+        ),
         "regrowth": Method(
-            "Evci et al. 2020, section 3 (RigL), over channels or single weights", "schedule:regrowth",
+            "Evci et al. 2020 (RigL), section 3 and algorithm 1, over channels or single weights", "schedule:regrowth",
             ("data", "training"),
         ),
         "rewind-weights": Method(
-            "Frankle et al. 2020, section 2 (lottery ticket, rewound weights)", "schedule:rewind_weights",
+            "Frankle et al. 2020, algorithm 2 (lottery ticket, rewound weights)", "schedule:rewind_weights",
             ("data", "training"),
         ),
         "rewind-rate": Method(
@@ -164,12 +170,13 @@ METHODS: Mapping[Row, Mapping[str, Method]] = {
     "allocation": {
         "global": Method(
             "what loses least for what it saves goes first: greedy per MAC; for a goal in time, mixed-integer programs "
-            "on measured latency (HALP, Shen et al. 2022, section 3)",
+            "on measured latency (HALP, Shen et al. 2022, section 3, eq. 2 and 7)",
             "prune.allocate:by_importance",
         ),
-        "uniform": Method("Li et al. 2017, section 4: every layer the same share", "prune.allocate:uniform"),
+        "uniform": Method("Li et al. 2017, section 3.2: every layer the same share", "prune.allocate:uniform"),
         "sensitivity": Method(
-            "Li et al. 2017, section 3.2; Han et al. 2015, section 4.1: as far as each layer's own curve allows",
+            "Li et al. 2017, section 3.2; Han et al. 2015, section 5 and figure 6: as far as each layer's own curve "
+            "allows",
             "prune.sensitivity:sensitivity", ("data",),
         ),
         "netadapt": Method(

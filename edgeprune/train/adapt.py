@@ -5,7 +5,7 @@ Rules:
   weights stay in the whole model's numbering and can be cut further.
 - The labels alone teach it; nothing decays what is muted.
 
-Source: Yang et al. 2018 (NetAdapt), algorithm 1, line 6.
+Source: Yang et al. 2018 (NetAdapt), algorithm 1 (ShortTermFineTune).
 """
 
 from __future__ import annotations

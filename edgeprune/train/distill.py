@@ -76,12 +76,14 @@ class Teaching:
 
 
 def logits(lesson: Lesson) -> Teaching:
-    """Scores and boxes."""
+    """Scores and boxes: KL(Bern(t) || Bern(s)) of class scores + KL(softmax(t) || softmax(s)) of box sides, weighed as
+    in this file's head. Source: Hinton et al. 2015 (scores); LD, Zheng et al. 2022, eq. 4 (boxes)."""
     return Teaching(WrapWithParent(lesson.parent, lesson.weight, partial(Predictions, loss=distillation_loss)))
 
 
 def ld(lesson: Lesson) -> Teaching:
-    """Localization distillation alone.
+    """Localization distillation alone: T^2 KL(softmax(t / T) || softmax(s / T)) over the bins of every box side.
+    Source: Zheng et al. 2022, eq. 3 and 4.
 
     Raises:
         RecipeError: The head has no distributions.
@@ -96,7 +98,7 @@ def ld(lesson: Lesson) -> Teaching:
 
 
 def stock(lesson: Lesson) -> Teaching:
-    """Ultralytics' own feature distillation, with a weight of its own."""
+    """Ultralytics' own feature distillation, with a formula and a weight of its own. No paper."""
     return Teaching(arguments={"distill_model": str(lesson.parent)})
 
 

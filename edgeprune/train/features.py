@@ -4,14 +4,7 @@ Rules:
 - Widths that were cut are brought to the parent's by an adapter, which is trained along as a submodule of the model and
   is taken off again after; where they are the parent's, cwd compares them as they are.
 - Losses are of an image, summed over levels.
-
-| name | loss of one level, t = parent, s = pruned behind its adapter | source |
-|---|---|---|
-| cwd | T^2 / C x sum over channels of KL(softmax over places of t / T || of s / T) | Shu et al. 2021 |
-| mgd | a x sum of (t - G(s with random places masked))^2, G = conv 3x3, ReLU, conv 3x3 | Yang et al. 2022 |
-
-Source: Shu et al., 'Channel-wise Knowledge Distillation for Dense Prediction', ICCV 2021, section 3.2; Yang et al.,
-'Masked Generative Distillation', ECCV 2022, section 3 (a = 2e-5 and 65 % masked for one-stage detectors, section 4).
+- Formula and source of each stand in its function's docstring; t = parent, s = pruned behind its adapter.
 """
 
 from __future__ import annotations
@@ -39,12 +32,15 @@ Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def cwd(lesson: Lesson) -> Teaching:
-    """Channel-wise distillation."""
+    """Channel-wise distillation: T^2 / C x sum over the C channels of KL(softmax over places of t / T || of s / T).
+    Source: Shu et al. 2021, 'Channel-wise Knowledge Distillation for Dense Prediction', section 3.2."""
     return _teaching(lesson, channel_wise, _aligned)
 
 
 def mgd(lesson: Lesson) -> Teaching:
-    """Masked generative distillation."""
+    """Masked generative distillation: a x sum of (t - G(s with random places masked))^2, G = conv 3x3, ReLU, conv 3x3.
+    Source: Yang et al. 2022, 'Masked Generative Distillation', section 3 (a = 2e-5 and 65 % masked for one-stage
+    detectors, section 4)."""
     return _teaching(lesson, generative, Generator)
 
 

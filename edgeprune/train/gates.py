@@ -122,7 +122,9 @@ class L0:
 
 
 def l0(whole: Whole) -> L0:
-    """L0 regularization of channels."""
+    """L0 regularization of channels by hard-concrete gates: the loss + strength x sum of share x P(gate > 0), share of
+    the parameters that a channel owns, P(gate > 0) = sigmoid(log a - b log(-g / z)).
+    Source: Louizos et al. 2018, section 2.2, eq. 12."""
     return L0(whole)
 
 

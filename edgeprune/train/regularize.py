@@ -7,12 +7,7 @@ Rules:
 - `growing` is a decay beside AdamW's own, not a gradient: AdamW divides gradients by their size, which would make any
   strength the same.
 - A run that presses every channel of a group to nothing is refused: there would be no order among them left to cut by.
-
-| name | penalty, of which the gradient is taken | source |
-|---|---|---|
-| slimming | strength x sum of abs(BatchNorm scale) | Liu et al. 2017, section 3, eq. 1 |
-| group_lasso | strength x sum over channels of the l2 norm of all that it owns | Wen et al. 2016, section 3, eq. 2 |
-| growing | growing strength / 2 x squared l2 norm of the channels that will go | Wang et al. 2021, section 3, GReg-1 |
+- Formula and source of each stand in its function's docstring.
 """
 
 from __future__ import annotations
@@ -104,17 +99,21 @@ class Growing:
 
 
 def slimming(whole: Whole) -> Slimming:
-    """Network slimming."""
+    """Network slimming: the loss + strength x sum of |gamma| over BatchNorm scales gamma.
+    Source: Liu et al. 2017, section 3, eq. 1."""
     return Slimming(whole)
 
 
 def group_lasso(whole: Whole) -> GroupLasso:
-    """Structured sparsity learning, over channels."""
+    """Structured sparsity learning: the loss + strength x sum over channels of the l2 norm of all that a channel owns.
+    Source: Wen et al. 2016, section 3, eq. 2, over channels."""
     return GroupLasso(whole)
 
 
 def growing(whole: Whole) -> Growing:
-    """Growing regularization, GReg-1: who goes is fixed by the scores before, how hard they are pressed grows."""
+    """Growing regularization, GReg-1: the loss + strength / 2 x sum of |w|^2 over the channels w that will go. Who goes
+    is fixed by the scores before, the strength grows evenly up to a ceiling.
+    Source: Wang et al. 2021, section 3.2, eq. 2."""
     return Growing(whole)
 
 

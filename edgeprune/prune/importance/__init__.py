@@ -10,24 +10,7 @@ Rules:
   MACs, before any fine-tuning: mAP50-95 0.507 that way, 0.224 with a mean per group.)
 - What leaves zeros instead of cutting scores single weights: `l1_each` beside `l1`. A weight's name there is its
   parameter's. Where a method has no such sense, it has no such function.
-
-| name | score of a channel | source |
-|---|---|---|
-| random | uniform in 0..1 by seed | the control |
-| l1, l2 | sum of absolute values; root of the sum of squares | Li et al. 2017, section 3.1 |
-| bn | sum of absolute BatchNorm scales (l2 for groups without BatchNorm) | Liu et al. 2017 (network slimming) |
-| fpgm | sum of its distances to the group's filters | He et al. 2019, section 3 (geometric median) |
-| lamp | its square : that of all as large or larger | Lee et al. 2021, section 3 |
-| synapses | sum over its kernels of BatchNorm scale x norm | Lin et al. 2018, section 3 |
-| masks | share of its weights that torch.nn.utils.prune left | the user's own |
-| apoz | share of values over 0 | Hu et al. 2016, section 3 |
-| activation | mean absolute value | Molchanov et al. 2017, section 2.2 |
-| gradient | mean absolute gradient | Evci et al. 2020 (RigL), section 3: what it regrows by |
-| taylor | mean over batches of (sum of gradient x weight over its gates)^2 | Molchanov et al. 2019, eq. 8 and 10 |
-| fisher | half the mean over images of the same | Theis et al. 2018, section 2; LeCun et al. 1990 (weights) |
-| snip | sum over its weights of absolute gradient x weight | Lee et al. 2019, section 4 |
-| sensitivity | the loss that cutting its group was measured to cost | Li et al. 2017, section 3.2 |
-| hessian | trace of its block : (2 x weights) x square of its norm | Yu et al. 2022 (HAP), section 3 |
+- Formula and source of each stand in its function's docstring; METHODS (records/methods.py) lists them.
 """
 
 from edgeprune.prune.importance.activations import activation, apoz, watched

@@ -1,4 +1,4 @@
-"""Importances that look at what channels take on. Rules and sources stand in this room's front page.
+"""Importances that look at what channels take on. Rules stand in this room's front page.
 
 A channel is looked at where it is read, behind its activation function and what else comes before its readers (an
 addition, a concatenation); one that no layer reads, where it is made.
@@ -19,13 +19,14 @@ from edgeprune.prune.importance.gather import by_group
 
 
 def apoz(evidence: Evidence) -> Scores:
-    """1 - APoZ: the share of values that are over 0. For ReLU that is 1 minus the share of zeros; SiLU's values are
-    under 0 where ReLU's would be 0."""
+    """1 - APoZ: the share of a channel's values a, over images and places, with a > 0. For ReLU that is 1 minus the
+    share of zeros; SiLU's values are under 0 where ReLU's would be 0. Source: Hu et al. 2016, section 3."""
     return _by_channel(evidence, lambda values: (values > 0).double().mean(1), "apoz")
 
 
 def activation(evidence: Evidence) -> Scores:
-    """The mean absolute value."""
+    """The mean of |a| over a channel's values a, images and places; behind ReLU the paper's mean of a.
+    Source: Molchanov et al. 2017, section 2.2."""
     return by_group(_by_channel(evidence, lambda values: values.double().abs().mean(1), "activation"))
 
 

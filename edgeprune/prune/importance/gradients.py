@@ -1,4 +1,4 @@
-"""Importances that look at the loss' gradients, first and second. Rules and sources stand in this room's front page."""
+"""Importances that look at the loss' gradients, first and second. Rules stand in this room's front page."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ Term = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def taylor(evidence: Evidence) -> Scores:
-    """First-order Taylor: the squared change of the loss that muting the channel would make, mean over batches.
+    """First-order Taylor: the squared change of the loss that muting the channel would make, the mean over batches of
+    (sum of g w)^2 over the weights w that mute it. Source: Molchanov et al. 2019, eq. 8 and 10.
 
     A channel that passes a BatchNorm is muted by its scale and shift, so the change is their gradient x
     value; summing the convolution's own rows on top would count it twice.
@@ -24,24 +25,25 @@ def taylor(evidence: Evidence) -> Scores:
 
 
 def taylor_each(evidence: Evidence) -> dict[str, torch.Tensor]:
-    """The mean over batches of (g w)^2."""
+    """The mean over batches of (g w)^2. Source: Molchanov et al. 2019, eq. 8."""
     return _each(evidence, evidence.gradients(), lambda g, w: (g * w) ** 2, "taylor")
 
 
 def fisher(evidence: Evidence) -> Scores:
     """1/(2N) sum over N images of g^2, g the gradient by the channel's gate: the loss' second-order change, its
-    Hessian taken for the empirical Fisher information."""
+    Hessian taken for the empirical Fisher information. Source: Theis et al. 2018, section 2.1, eq. 9."""
     return by_all(_squared_changes(evidence, evidence.image_gradients(), "fisher"))
 
 
 def fisher_each(evidence: Evidence) -> dict[str, torch.Tensor]:
     """1/2 h w^2, the diagonal h of the Hessian taken for that of the empirical Fisher information, the mean of g^2
-    over images."""
+    over images. Source: LeCun et al. 1990 (Optimal Brain Damage); the Fisher information as in Theis et al. 2018."""
     return _each(evidence, evidence.image_gradients(), lambda g, w: (g * w) ** 2 / 2, "fisher")
 
 
 def gradient(evidence: Evidence) -> Scores:
-    """The mean of |g| over the weights that make the channel, and over batches."""
+    """The mean of |g| over the weights that make the channel, and over batches.
+    Source: Evci et al. 2020 (RigL), section 3, grow criterion."""
     graph = evidence.graph
     absolute = average(({n: g.abs() for n, g in b.items()} for b in evidence.gradients()), "gradient")
     ones = {name: torch.ones_like(value) for name, value in absolute.items()}
@@ -50,24 +52,27 @@ def gradient(evidence: Evidence) -> Scores:
 
 
 def gradient_each(evidence: Evidence) -> dict[str, torch.Tensor]:
-    """The mean of |g| over batches."""
+    """The mean of |g| over batches. Source: Evci et al. 2020 (RigL), section 3, grow criterion."""
     return _each(evidence, evidence.gradients(), lambda g, w: g.abs(), "gradient")
 
 
 def snip(evidence: Evidence) -> Scores:
-    """The connection sensitivities of the weights that make the channel, summed."""
+    """The connection sensitivities |g w| / sum |g w| of the weights that make the channel, summed.
+    Source: Lee et al. 2019, section 4.1, eq. 6, over channels."""
     return by_all(gather(evidence.graph, snip_each(evidence), kinds=WEIGHTED, sides=("out",)))
 
 
 def snip_each(evidence: Evidence) -> dict[str, torch.Tensor]:
-    """|g w| / its sum over all weights; g of the loss over all batches together."""
+    """|g w| / its sum over all weights; g of the loss over all batches together.
+    Source: Lee et al. 2019, section 4.1, eq. 6."""
     found = _each(evidence, evidence.gradients(), lambda g, w: g * w, "snip")
     total = sum(float(value.abs().sum()) for value in found.values())
     return {name: value.abs() / total if total else value for name, value in found.items()}
 
 
 def hessian(evidence: Evidence) -> Scores:
-    """Trace(H_c) / (2 p) x |w|^2 over the p weights w that make the channel, H_c their block of the Hessian."""
+    """Trace(H_c) / (2 p) x |w|^2 over the p weights w that make the channel, H_c their block of the Hessian.
+    Source: Yu et al. 2022 (HAP), section 3; the trace by Hutchinson as in Dong et al. 2020 (HAWQ-V2)."""
     graph = evidence.graph
     own = weights(graph, evidence.model)
     diagonal = _diagonal(evidence)
@@ -79,7 +84,8 @@ def hessian(evidence: Evidence) -> Scores:
 
 
 def hessian_each(evidence: Evidence) -> dict[str, torch.Tensor]:
-    """1/2 h w^2, h the diagonal of the Hessian (Optimal Brain Damage, LeCun et al. 1990)."""
+    """1/2 h w^2, h the diagonal of the Hessian. Source: LeCun et al. 1990 (Optimal Brain Damage); the diagonal by
+    Hutchinson as in Dong et al. 2020 (HAWQ-V2)."""
     own = weights(evidence.graph, evidence.model)
     return {name: h.clamp(min=0) * own[name] ** 2 / 2 for name, h in _diagonal(evidence).items()}
 

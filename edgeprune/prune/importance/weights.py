@@ -1,4 +1,4 @@
-"""Importances that look at the model alone. Rules and sources stand in this room's front page."""
+"""Importances that look at the model alone. Rules stand in this room's front page."""
 
 from __future__ import annotations
 
@@ -15,35 +15,36 @@ _OWNED = (*WEIGHTED, "batch_norm", "parameter")
 
 
 def random(evidence: Evidence) -> Scores:
-    """Uniform scores, the same for the same graph and seed."""
+    """The control: uniform scores in 0..1, the same for the same graph and seed. No paper."""
     generator = np.random.default_rng(evidence.seed)
     return {group.name: generator.random(group.size) for group in evidence.graph.groups}
 
 
 def random_each(evidence: Evidence) -> dict[str, torch.Tensor]:
-    """Uniform scores of single weights."""
+    """The control of single weights: uniform scores in 0..1 by seed. No paper."""
     generator = np.random.default_rng(evidence.seed)
     found = weights(evidence.graph, evidence.model)
     return {name: torch.from_numpy(generator.random(tuple(w.shape))) for name, w in found.items()}
 
 
 def l1(evidence: Evidence) -> Scores:
-    """Sum of absolute values."""
+    """Sum of |w| over the weights w that a channel owns. Source: Li et al. 2017, section 3.1."""
     return magnitude(evidence.graph, evidence.model, 1)
 
 
 def l1_each(evidence: Evidence) -> dict[str, torch.Tensor]:
-    """|w| (Han et al. 2015, section 3.1)."""
+    """|w|. Source: Han et al. 2015, section 3."""
     return {name: w.abs() for name, w in weights(evidence.graph, evidence.model).items()}
 
 
 def l2(evidence: Evidence) -> Scores:
-    """Root of the sum of squares."""
+    """Root of the sum of w^2 over the weights w that a channel owns.
+    Source: Li et al. 2017, section 3.1 and appendix 6.1 (l2 beside l1)."""
     return magnitude(evidence.graph, evidence.model, 2)
 
 
 def l2_each(evidence: Evidence) -> dict[str, torch.Tensor]:
-    """w^2: what it adds to the square of a kernel's norm."""
+    """w^2: what it adds to the square of a kernel's norm. Source: Li et al. 2017, section 3.1 (l2 beside l1)."""
     return {name: w**2 for name, w in weights(evidence.graph, evidence.model).items()}
 
 
@@ -58,12 +59,14 @@ def _powers(graph: ChannelGraph, model: nn.Module, power: int) -> Scores:
 
 
 def lamp(evidence: Evidence) -> Scores:
-    """Channel u of a group: |W[u]|^2 / the sum of |W[v]|^2 over its channels v that are as large or larger."""
+    """Channel u of a group: |W[u]|^2 / the sum of |W[v]|^2 over its channels v that are as large or larger.
+    Source: Lee et al. 2021, section 3, over channels."""
     return {name: _lamp(s) for name, s in _powers(evidence.graph, evidence.model, 2).items()}
 
 
 def lamp_each(evidence: Evidence) -> dict[str, torch.Tensor]:
-    """The same of single weights of a layer, as the paper has it."""
+    """Weight u of a layer: W[u]^2 / the sum of W[v]^2 over its weights v that are as large or larger.
+    Source: Lee et al. 2021, section 3."""
     found = weights(evidence.graph, evidence.model)
     return {n: torch.from_numpy(_lamp((w**2).flatten().numpy())).reshape(w.shape) for n, w in found.items()}
 
@@ -77,7 +80,8 @@ def _lamp(squares: np.ndarray) -> np.ndarray:
 
 
 def bn(evidence: Evidence) -> Scores:
-    """The absolute scales of the BatchNorms that a channel passes through."""
+    """Sum of |gamma| over the BatchNorms that a channel passes through; l2 in groups without BatchNorm.
+    Source: Liu et al. 2017 (network slimming), section 3."""
     graph, model = evidence.graph, evidence.model
     scales = {n: p.detach().double().abs() for n, p in model.named_parameters() if n.endswith(".weight")}
     sums = gather(graph, scales, kinds=("batch_norm",), sides=("out",))
@@ -87,7 +91,8 @@ def bn(evidence: Evidence) -> Scores:
 
 def fpgm(evidence: Evidence) -> Scores:
     """Filter x_j: the sum of its distances to all filters of the group, sum_i |x_j - x_i|; near 0 is what the others
-    can stand in for, their geometric median. A channel that several layers make has their rows as one filter."""
+    can stand in for, their geometric median. A channel that several layers make has their rows as one filter.
+    Source: He et al. 2019, section 3."""
     graph = evidence.graph
     found = weights(graph, evidence.model)
     filters: list[list[np.ndarray]] = [[] for _ in graph.groups]
@@ -128,13 +133,14 @@ def _rows(weight: torch.Tensor, layer: Layer) -> np.ndarray:
 
 
 def synapses(evidence: Evidence) -> Scores:
-    """The strengths of the synapses that a channel sends or receives, summed."""
+    """Sum of |gamma_i| |K| over the kernels K that a channel sends or receives (`synapses_each`).
+    Source: Lin et al. 2018 (synaptic strength), section 3."""
     return by_group(gather(evidence.graph, synapses_each(evidence), kinds=WEIGHTED, sides=("out", "in")))
 
 
 def synapses_each(evidence: Evidence) -> dict[str, torch.Tensor]:
     """Kernel K from input channel i: its strength |gamma_i| |K|, shared out among its elements. Gamma is the scale of
-    the BatchNorm that the channel passed last; 1 where it passed none."""
+    the BatchNorm that the channel passed last; 1 where it passed none. Source: Lin et al. 2018, section 3."""
     graph = evidence.graph
     scales = {n: p.detach().double().abs() for n, p in evidence.model.named_parameters() if n.endswith(".weight")}
     found: dict[str, torch.Tensor] = {}
@@ -161,7 +167,8 @@ def _of_inputs(values: torch.Tensor, norms: torch.Tensor, layer: Layer) -> torch
 
 
 def masks(evidence: Evidence) -> Scores:
-    """The share of the weights that a channel owns which the masks in the checkpoint leave."""
+    """The share of the weights that a channel owns which the masks m in the checkpoint leave: sum of m / count of m.
+    No paper: what torch.nn.utils.prune left, the user's own."""
     left = masks_each(evidence)
     ones = {name: torch.ones_like(mask) for name, mask in left.items()}
     stays, of = (gather(evidence.graph, v, kinds=WEIGHTED, sides=("out", "in")) for v in (left, ones))
@@ -169,7 +176,7 @@ def masks(evidence: Evidence) -> Scores:
 
 
 def masks_each(evidence: Evidence) -> dict[str, torch.Tensor]:
-    """The masks themselves; a layer without one is whole.
+    """The masks m in the checkpoint themselves, 1 = stays; a layer without one is whole. No paper: the user's own.
 
     Raises:
         RecipeError: There are none.
