@@ -110,6 +110,7 @@ METHODS: Mapping[Row, Mapping[str, Method]] = {
         ),
         "apoz": Method("Hu et al. 2016, section 3", f"{_A}:apoz", ("data",)),
         "activation": Method("Molchanov et al. 2017, section 2.2: mean activation", f"{_A}:activation", ("data",)),
+        "deviation": Method("Molchanov et al. 2017, section 2.2: its standard deviation", f"{_A}:deviation", ("data",)),
         "gradient": Method(
             "Evci et al. 2020 (RigL), section 3, grow criterion: what it regrows by", f"{_G}:gradient",
             ("data", "gradients"), f"{_G}:gradient_each",

@@ -140,6 +140,17 @@ def test_activation_is_the_mean_absolute_value_over_batches(case: tuple[Three, C
     np.testing.assert_allclose(scores["a"], raw / raw.mean(), rtol=1e-6)
 
 
+def test_deviation_is_that_of_a_channels_values_in_a_batch(case: tuple[Three, ChannelGraph]) -> None:
+    model, graph = case
+    model.bn.eps = 0.0
+    image = torch.ones(1, 2, 2, 2)
+    image[0, :, 0, 0] = -1
+    # channel 0 is 0; channel 1 is 28 once and 0 three times; channel 2 is 1 three times and 0 once
+    scores = METHODS["importance"]["deviation"].function(seen(graph, model, [image, torch.ones(1, 2, 2, 2)]))
+    raw = np.array([0, 28 * np.sqrt(3 / 16) / 2, np.sqrt(3 / 16) / 2])
+    np.testing.assert_allclose(scores["a"], raw / raw.mean(), rtol=1e-6)
+
+
 def _gradients() -> list[dict[str, torch.Tensor]]:
     one = {"a.weight": torch.tensor([[1.0, 3.0], [1.0, -1.0], [2.0, 2.0]]), "out.weight": torch.tensor([[1.0, 1, 1]])}
     two = {"a.weight": torch.tensor([[1.0, 1.0], [1.0, -1.0], [-2.0, -6.0]]), "out.weight": torch.tensor([[3.0, 1, 1]])}

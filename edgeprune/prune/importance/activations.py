@@ -30,6 +30,12 @@ def activation(evidence: Evidence) -> Scores:
     return by_group(_by_channel(evidence, lambda values: values.double().abs().mean(1), "activation"))
 
 
+def deviation(evidence: Evidence) -> Scores:
+    """sqrt(mean (a - mean a)^2) over a channel's values a in a batch, mean over batches: what never changes tells
+    nothing. Source: Molchanov et al. 2017, section 2.2."""
+    return by_group(_by_channel(evidence, lambda values: values.double().std(1, correction=0), "deviation"))
+
+
 def watched(
     model: nn.Module, graph: ChannelGraph, images: Iterable[torch.Tensor], measure: Measure
 ) -> Iterator[dict[Side, torch.Tensor]]:
