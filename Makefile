@@ -30,7 +30,7 @@ $(READY): pyproject.toml constraints.txt
 	@echo "setting up $(VENV) (6.5 GB with PyTorch; a few minutes the first time)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-		-e '.[build,compare,onnxruntime,openvino,camera,ssh,fleet,agent,search,tensorrt-rtx,dev]'
+		-e '.[build,compare,onnxruntime,openvino,camera,ssh,fleet,hsm,agent,search,tensorrt-rtx,dev]'
 	@touch $@
 
 setup: $(READY) ## install everything into .venv
