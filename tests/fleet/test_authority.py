@@ -223,7 +223,7 @@ def test_a_proposal_that_was_changed_after_signing_is_not_published(tmp_path: Pa
 
 
 def test_a_signers_uri_instead_of_a_file(tmp_path: Path) -> None:
-    """A KMS's key goes through securesystemslib; its signer for plain files stands for that (test_hsm.py has an HSM)."""
+    """A KMS's key goes through securesystemslib, whose signer for plain files stands for it; test_hsm.py has an HSM."""
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
