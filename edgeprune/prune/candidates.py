@@ -1,4 +1,4 @@
-"""What a candidate cut loses before any training: the detection loss of the cut model on a few training batches.
+"""What a candidate cut loses on a few training batches, before any training: detection loss, or mAP.
 
 Rules:
 - The batches are drawn once and stay in memory; every candidate is judged on the same ones.
@@ -38,6 +38,8 @@ from edgeprune.yolo.loss import mean_loss
 #: What a loss counts as that isn't finite.
 HOPELESS = 1e9
 Batch = dict[str, Any]
+#: Model, batches -> the loss that searches go by; low is good.
+Judge = Callable[[Any, Sequence[Batch]], float]
 
 
 class Candidates:
@@ -47,6 +49,7 @@ class Candidates:
         model: What is cut; it isn't changed.
         record: Its scales, where it is quantized.
         draw: Draws the training batches, on the device where losses are to be computed.
+        judge: What counts as the loss of a model on batches.
     """
 
     def __init__(
@@ -56,12 +59,14 @@ class Candidates:
         costs: CostModel,
         record: Quantization | None,
         draw: Callable[[], Iterable[Batch]],
+        judge: Judge = mean_loss,
     ) -> None:
         self.model, self._graph, self._costs, self._record, self._draw = model, graph, costs, record, draw
+        self._judge = judge
 
     def of(self, model: nn.Module) -> Candidates:
         """The same for other weights of the same model."""
-        other = Candidates(model, self._graph, self._costs, self._record, self._draw)
+        other = Candidates(model, self._graph, self._costs, self._record, self._draw, self._judge)
         other.__dict__["batches"] = self.batches
         return other
 
@@ -70,7 +75,7 @@ class Candidates:
         return tuple(self._draw())
 
     def loss(self, keeps: Mapping[str, tuple[int, ...]], *, recalibrated: bool = False) -> float:
-        """Mean detection loss an image."""
+        """What is lost at these keeps: the mean detection loss an image, or what the judge says."""
         plan = make_plan(
             self._graph, self._costs, dict(keeps), importance="", allocation="", channel_multiple=1, seed=0
         )
@@ -79,7 +84,7 @@ class Candidates:
             recalibrate(cut, [batch["img"] for batch in self.batches])
         if self._record is not None:
             cut = attach(cut, fold.cut(self._record, plan.layers)).to(self.batches[0]["img"].device)
-        return mean_loss(cut, self.batches)
+        return self._judge(cut, self.batches)
 
 
 class Adapted:

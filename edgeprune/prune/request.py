@@ -39,6 +39,7 @@ class Request:
         view: data.yaml of a view, for importances and allocations that need data.
         batch, batches: Images a batch and batches, for the same.
         trials, trial_batches: Candidates that an allocation may look at, and batches that each one's loss is taken on.
+        judge: What those losses are, of a model on batches; the detection loss without it.
         adapt: Trains a model, which it changes, cut to keeps, on as many batches as `adapt_steps`: the short-term
             fine-tuning of an allocation that has it.
         train_supernet: Trains a model, which it changes, to be the weight-sharing supernet of a problem; none: it is
@@ -70,6 +71,7 @@ class Request:
     batches: int = 16
     trials: int = 64
     trial_batches: int = 2
+    judge: Callable[[Any, Sequence[dict[str, Any]]], float] | None = None
     adapt: Callable[[nn.Module, ChannelGraph, Keeps, Sequence[dict[str, Any]]], None] | None = None
     adapt_steps: int = 0
     train_supernet: Callable[[nn.Module, Problem], None] | None = None

@@ -36,7 +36,7 @@ from edgeprune.records.plan import name_in_parent
 from edgeprune.yolo import blocks, repeats
 from edgeprune.yolo.data import batches
 from edgeprune.yolo.load import Detector
-from edgeprune.yolo.loss import gradients, losses
+from edgeprune.yolo.loss import gradients, losses, mean_loss
 
 T = TypeVar("T")
 
@@ -60,7 +60,10 @@ def task_of(
         kinds = ("losses", "adapted-losses", "supernet-losses")
         kept = {kind: request.work and request.work / f"{kind}{which}.jsonl" for kind in kinds}
         costs = CostModel(left.graph, left.model)
-        candidates = Candidates(left.model, left.graph, costs, record, lambda: _draw(request, request.trial_batches))
+        judge = request.judge or mean_loss
+        candidates = Candidates(
+            left.model, left.graph, costs, record, lambda: _draw(request, request.trial_batches), judge
+        )
 
         def supernet(problem: Problem) -> CutLoss:
             """The loss of sub-nets of the supernet, BatchNorm's statistics their own."""

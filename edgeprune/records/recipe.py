@@ -130,6 +130,9 @@ class Recipe(Record):
     """Candidates that an allocation looks at which searches (amc: episodes; nsga2 and tpe: points)."""
     search_batches: int = Field(default=2, ge=1, le=1_000)
     """Training batches that the loss of a candidate is taken on: importance and allocations that measure."""
+    search_judge: Literal["loss", "map"] = "loss"
+    """What a candidate is judged by there: the detection loss, or the mAP50-95 that it lacks to 1, which is what papers
+    have and needs more `search_batches` to tell."""
     search_steps: int = Field(default=2, ge=0)
     """Training steps that netadapt gives every candidate before it takes its loss, going on from the last that won (its
     short-term fine-tuning); 0: none, which is quicker by far."""

@@ -165,6 +165,7 @@ def prune(job: Job, phase: Phase, model: ModelFiles, again: bool = False) -> Mod
         from edgeprune.prune.make import prune_checkpoint
         from edgeprune.prune.request import Request
         from edgeprune.train.adapt import adapt
+        from edgeprune.train.judge import map_lost
         from edgeprune.yolo.data import make_view
 
         recipe = job.recipe
@@ -193,6 +194,7 @@ def prune(job: Job, phase: Phase, model: ModelFiles, again: bool = False) -> Mod
                 batches=recipe.importance_batches,
                 trials=recipe.search_trials,
                 trial_batches=recipe.search_batches,
+                judge=map_lost if recipe.search_judge == "map" else None,
                 adapt=partial(adapt, learning_rate=recipe.learning_rate) if adapts else None,
                 adapt_steps=recipe.search_steps,
                 train_supernet=_sandwich(job, f"prune {phase.number}", work) if recipe.supernet_epochs else None,
@@ -207,7 +209,7 @@ def prune(job: Job, phase: Phase, model: ModelFiles, again: bool = False) -> Mod
 
     rewound = {"carrier": carrier.checkpoint} if phase.point else {}
     keys = {"granularity", "importance", "allocation", "max_group_ratio", "min_width", "importance_batches", "seed"}
-    keys |= {"search_batches"} if needs_data else set()
+    keys |= {"search_batches", "search_judge"} if needs_data else set()
     keys |= {"search_trials", "supernet_epochs"} if searches else set()
     keys |= {"search_steps"} if adapts else set()
     keys |= {"learning_rate"} if job.recipe.supernet_epochs or adapts else set()

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,19 +36,24 @@ def score(engine: str, data: DataSet, results: Sequence[CocoResult], split: str 
     Raises:
         DataError: A label that is no box.
     """
+    map50_95, map50 = means(_truth(data, split), results)
+    return Accuracy(engine=engine, map50_95=map50_95, map50=map50, images=len(data.splits[split]))
+
+
+def means(dataset: dict[str, Any], results: Sequence[CocoResult]) -> tuple[float, float]:
+    """mAP50-95 and mAP50 over the classes that the data set has."""
     try:
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
     except ImportError as error:
         raise missing_package("pycocotools", "build") from error
-    images = data.splits[split]
     limit = Thresholds().max_detections
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO()
-        truth.dataset = _truth(data, split)
+        truth.dataset = dataset
         truth.createIndex()
         if not results:
-            return Accuracy(engine=engine, map50_95=0.0, map50=0.0, images=len(images))
+            return 0.0, 0.0
         evaluation = COCOeval(truth, truth.loadRes(list(results)), "bbox")
         evaluation.params.maxDets = [1, 100, limit]
         evaluation.params.areaRng = [[0, 1e10]]
@@ -56,7 +61,7 @@ def score(engine: str, data: DataSet, results: Sequence[CocoResult], split: str 
         evaluation.evaluate()
         evaluation.accumulate()
     precision = evaluation.eval["precision"][:, :, :, 0, 2]  # IoU, recall, class
-    return Accuracy(engine=engine, map50_95=_mean(precision), map50=_mean(precision[0]), images=len(images))
+    return _mean(precision), _mean(precision[0])
 
 
 def _mean(precision: Any) -> float:
@@ -67,19 +72,27 @@ def _mean(precision: Any) -> float:
 
 def _truth(data: DataSet, split: str) -> dict[str, Any]:
     images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
+    boxes: list[tuple[int, int, list[float]]] = []
     for number, path in enumerate(data.splits[split], 1):
         with Image.open(path) as image:
             rotated = image.getexif().get(274, 1) >= 5  # EXIF orientations that swap the axes
             width, height = image.size[::-1] if rotated else image.size
         images.append({"id": number, "width": width, "height": height, "file_name": path.name})
         for label, x, y, w, h in read_boxes(path, len(data.names)).astype(float).tolist():
-            box = [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height]
-            annotations.append(
-                {
-                    "id": len(annotations) + 1, "image_id": number, "category_id": int(label) + 1,
-                    "bbox": box, "area": box[2] * box[3], "iscrowd": 0,
-                }
-            )  # fmt: skip
-    categories = [{"id": index + 1, "name": name} for index, name in sorted(data.names.items())]
+            boxes.append((number, int(label), [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height]))
+    return coco(images, boxes, data.names)
+
+
+def coco(
+    images: list[dict[str, Any]], boxes: Sequence[tuple[int, int, list[float]]], names: Mapping[int, str]
+) -> dict[str, Any]:
+    """COCO's format, of boxes as (image id, class index, [x, y, width, height] in pixels)."""
+    annotations = [
+        {
+            "id": number, "image_id": image, "category_id": label + 1, "bbox": box, "area": box[2] * box[3],
+            "iscrowd": 0,
+        }
+        for number, (image, label, box) in enumerate(boxes, 1)
+    ]  # fmt: skip
+    categories = [{"id": index + 1, "name": name} for index, name in sorted(names.items())]
     return {"images": images, "annotations": annotations, "categories": categories}

@@ -218,6 +218,26 @@ def _stored_half(path: Path, model: nn.Module) -> bool:
     return path.stat().st_size < 3 * sum(p.numel() for p in model.parameters())
 
 
+def boxes_and_scores(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """What a detector in eval mode finds, without gradients.
+
+    Args:
+        images: (n, 3, height, width) in 0..1.
+
+    Returns:
+        (n, 4 + classes, anchors): centre x, centre y, width, height in input pixels, then one score a class; or, of an
+        end-to-end head, (n, detections, 6): x0, y0, x1, y1, score, class.
+    """
+    with torch.no_grad():
+        made = model(images)
+    found: torch.Tensor = made[0] if isinstance(made, (list, tuple)) else made
+    if isinstance(model, RTDETRDetectionModel):  # centre x, centre y, width, height as shares of the image
+        centre, size, rest = found.split((2, 2, 2), dim=-1)
+        pixels = torch.tensor(images.shape[:1:-1], device=found.device)
+        found = torch.cat(((centre - size / 2) * pixels, (centre + size / 2) * pixels, rest), dim=-1)
+    return found
+
+
 def predictions(output: Any) -> Any:
     """A model's output without the feature maps that its head hands back beside the predictions, for the
     loss. As outputs they would lock every channel of the neck."""
