@@ -4,7 +4,8 @@ Rules:
 - A cluster's pruning curve is its rise of the loss at three cuts of it, over what the whole model loses. Between them
   it is a straight line, and it never falls: a lucky cut isn't taken for a wider one.
 - Allocation (`sensitivity`): every cluster goes down until its own curve reaches a threshold, the same for all, the
-  lowest with which the budget holds. So a sensitive layer keeps more. Where curves are flat, all go down alike.
+  lowest with which the budget holds. So a sensitive layer keeps more. Where curves are flat, all go down alike. What
+  that leaves of the budget is given back, the most sensitive for it first, so that nothing goes that saves no time.
 - Importance (`measured`): a cluster's curve is spread over its channels, least L2 first, so that the scores which a cut
   takes away sum up to the rise that was measured for it. The curve's lower convex hull is taken, or scores wouldn't
   ascend in the order in which the channels went.
@@ -16,6 +17,8 @@ threshold from its own curve).
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 
@@ -23,7 +26,7 @@ from edgeprune.prune.importance import Evidence, Scores, magnitude
 from edgeprune.prune.importance.gather import by_all
 from edgeprune.prune.ladder import highest
 from edgeprune.prune.problem import Problem, Solvers, in_turn
-from edgeprune.prune.search import Rungs
+from edgeprune.prune.search import Rungs, Space, Walk
 
 #: Cuts that are measured of every cluster, as shares of its ladder.
 CUTS = (1 / 3, 2 / 3, 1.0)
@@ -49,7 +52,15 @@ def sensitivity(problem: Problem) -> Solvers:
     def threshold(point: Rungs) -> float:
         return float(max(curve[rung] for curve, rung in zip(curves, point, strict=True)))
 
-    return Solvers({"sensitivity": in_turn(problem.space, points)}, threshold)
+    ladders = [replace(ladder, lost=curve) for ladder, curve in zip(problem.space.ladders, curves, strict=True)]
+    space = Space(problem.graph, ladders, problem.space.time)  # where a rung loses what its curve says
+    lowest = in_turn(space, points)
+
+    def solve(budget: float) -> Rungs:
+        point = lowest(budget)
+        return Walk(space, point).settle(budget) if space.ms(point) <= budget else point
+
+    return Solvers({"sensitivity": solve}, threshold)
 
 
 def _curves(problem: Problem) -> list[Floats]:

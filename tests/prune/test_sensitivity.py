@@ -22,7 +22,8 @@ def test_the_more_sensitive_keeps_more_within_the_budget(in_time: bool, share: f
     stays = case.stays(problem, point)
     order = sorted(PRICES, key=lambda name: PRICES[name])
     kept = [stays[name] for name in order]
-    assert all(less <= more + 0.1 for less, more in pairwise(kept))  # floors are 8 of 32, of 48 and of 64 channels
+    # floors are 8 of 32, of 48 and of 64 channels; and what is left of the budget goes where a rung, 8 of 64, fits
+    assert all(less <= more + 8 / 64 for less, more in pairwise(kept))
     assert kept[0] < kept[-1]
 
 
@@ -49,7 +50,12 @@ def test_every_cluster_goes_down_to_the_lowest_threshold_that_holds() -> None:
             break
     assert best is not None
     found = sensitivity(problem).by_name["sensitivity"](problem.budget)
-    assert (found == best).all()
+    assert (found <= best).all()
+    assert space.ms(found) <= problem.budget
+    for index in np.flatnonzero(found):  # what was left has been given back: nobody could be wider
+        wider = found.copy()
+        wider[index] -= 1
+        assert space.ms(wider) > problem.budget
 
 
 def test_a_flat_net_is_cut_evenly_and_not_more_than_needed() -> None:
