@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -106,7 +106,7 @@ class Study:
             self.enter(keys)
             states = [run.state for run in self.runs(keys)]
             if "waiting" in states:
-                self._one(act)
+                self._one(act, frozenset(keys))
             elif "running" in states:
                 time.sleep(max(1.0, self.beat_s / 3))
             else:
@@ -119,11 +119,11 @@ class Study:
             found = _by_key(self.inner.get_trials(deepcopy=False))
         return [_run(key, found.get(key, [])) for key in keys]
 
-    def _one(self, act: Callable[[Ran], Finish]) -> None:
+    def _one(self, act: Callable[[Ran], Finish], keys: frozenset[_Key]) -> None:
         def objective(trial: Trial) -> float:
             ran = Ran(self, trial)
             try:
-                if not ran.wanted():
+                if not ran.wanted(keys):
                     raise GivenAway
                 finish = act(ran)
             except FellBehind as stop:
@@ -176,10 +176,11 @@ class Ran:
     def seed(self) -> int:
         return int(self.trial.user_attrs["seed"])
 
-    def wanted(self) -> bool:
-        """Whether it is somebody's, and nobody else's: no earlier entry of the same is open or decided."""
-        if "entrant" not in self.trial.user_attrs:
-            return False  # none waited any more
+    def wanted(self, keys: Container[_Key]) -> bool:
+        """Whether it is one of these, and nobody else's: no earlier entry of the same is open or decided. One that a
+        worker was told nothing of, who was started with fewer methods, is entered again by those that know it."""
+        if "entrant" not in self.trial.user_attrs or (self.entrant, self.seed) not in keys:
+            return False  # the former where none waited any more
         others = _by_key(self.study.inner.get_trials(deepcopy=False))[self.entrant, self.seed]
         return not any(_state(t) is not None for t in others if t.number < self.trial.number)
 

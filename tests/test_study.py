@@ -57,6 +57,17 @@ def test_each_run_is_entered_and_done_once_and_later_ones_join(tmp_path: Path) -
     assert [r.state for r in study.runs(more)] == ["done"] * 7
 
 
+def test_a_worker_that_was_told_of_fewer_leaves_the_others_to_those_that_know_them(tmp_path: Path) -> None:
+    study = opened(tmp_path / "s.db")
+    study.enter(KEYS)
+    few = [key for key in KEYS if key[0] != "importance=l1"]
+    study.work(few, finish, lambda: None)
+    assert [r.state for r in study.runs(few)] == ["done"] * 4
+    assert {r.state for r in study.runs(KEYS)} == {"done", "waiting"}
+    assert work(study) == Counter(key for key in KEYS if key not in few)
+    assert [r.state for r in study.runs(KEYS)] == ["done"] * 6
+
+
 @pytest.mark.parametrize("word", ABOUT)
 def test_a_study_of_something_else_is_refused_by_name_and_nothing_is_lost(tmp_path: Path, word: str) -> None:
     before = opened(tmp_path / "s.db")
