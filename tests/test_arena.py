@@ -27,7 +27,7 @@ from tests.test_sweep import Ear
 
 pytestmark = pytest.mark.usefixtures("few_rounds")
 
-RECIPE = Recipe(goal=Goal(max_map_drop=0.5), batch=8, importance="l2", torch_device="cpu")
+RECIPE = Recipe(goal=Goal(max_map_drop=0.5), batch=8, importance="l2", allocation="global", torch_device="cpu")
 #: `stuck` may cut next to nothing: no plan reaches the budget. `wrong` isn't a recipe.
 COMPOSED = {"stuck": {"max_group_ratio": 0.05}, "wrong": {"importance": "l7"}}
 

@@ -31,7 +31,7 @@ def refused(*arguments: object, **environment: str) -> str:
 @pytest.fixture
 def recipe(tmp_path: Path) -> Path:
     file = tmp_path / "recipe.yaml"
-    file.write_text("goal: {macs_ratio: 0.6}\nepochs: 1\nimportance: l2\n")
+    file.write_text("goal: {macs_ratio: 0.6}\nepochs: 1\nimportance: l2\nallocation: global\n")
     return file
 
 
@@ -95,7 +95,7 @@ def test_recipe_out_of_range_or_misspelt(tmp_path: Path, tiny: Path, scenes: Pat
 
 def test_goal_that_cant_be_reached(tmp_path: Path, tiny: Path, scenes: Path) -> None:
     file = tmp_path / "r.yaml"
-    file.write_text("goal: {macs_ratio: 0.06}\nimportance: l2\nmin_width: 64\n")
+    file.write_text("goal: {macs_ratio: 0.06}\nimportance: l2\nallocation: global\nmin_width: 64\n")
     arguments = ("--data", scenes, "--recipe", file, "--out", tmp_path / "out")
     assert "can't be reached" in refused("build", "openvino-x86", "--model", tiny, *arguments)
 

@@ -27,8 +27,13 @@ from edgeprune.workshop import Listener
 from tests.conftest import ROOT
 
 RECIPE = Recipe(
-    goal=Goal(macs_ratio=0.5, max_map_drop=0.5), epochs=1, batch=8, importance="l2", torch_device="cpu"
-)  # fmt: skip
+    goal=Goal(macs_ratio=0.5, max_map_drop=0.5),
+    epochs=1,
+    batch=8,
+    importance="l2",
+    allocation="global",
+    torch_device="cpu",
+)
 RUNTIMES = ("onnxruntime", "openvino")
 #: NNCF's other preset is in tests/rivals; training takes minutes where it can be had.
 WITHOUT = ("nncf-mixed", *(("qat",) if installed("nvidia-modelopt") else ()))

@@ -27,7 +27,14 @@ TARGET = TargetProfile.model_validate(
 
 
 def recipe(**goal: float) -> Recipe:
-    return Recipe(goal=Goal(max_map_drop=0.5, **goal), importance="l2", epochs=1, torch_device="cpu", min_width=8)
+    return Recipe(
+        goal=Goal(max_map_drop=0.5, **goal),
+        importance="l2",
+        allocation="global",
+        epochs=1,
+        torch_device="cpu",
+        min_width=8,
+    )
 
 
 class Ear(Listener):

@@ -288,7 +288,7 @@ def stages_run_again(inputs: dict[str, str], target: str, out: Path) -> list[str
 def test_every_schedule_ends_in_a_quantized_graph(tmp_path: Path, int8_inputs: dict[str, str], schedule: str) -> None:
     recipe = Recipe(
         goal=Goal(macs_ratio=0.5, max_map_drop=0.5), schedule=schedule, epochs=2, batch=8, importance="l2",
-        torch_device="cpu",
+        allocation="global", torch_device="cpu",
     )  # fmt: skip
     edgeprune.build(**{**int8_inputs, "recipe": recipe}, out=tmp_path, until="export")
     folder = tmp_path / "int8-onnxruntime"
@@ -302,7 +302,7 @@ def test_every_schedule_ends_in_a_quantized_graph(tmp_path: Path, int8_inputs: d
 def test_another_activation_is_priced_and_said(tmp_path: Path, int8_inputs: dict[str, str]) -> None:
     recipe = Recipe(
         goal=Goal(macs_ratio=0.5, max_map_drop=0.5), schedule="ptq", epochs=1, batch=8, importance="l2",
-        activation="relu", activation_epochs=1, torch_device="cpu",
+        allocation="global", activation="relu", activation_epochs=1, torch_device="cpu",
     )  # fmt: skip
     report = edgeprune.build(**{**int8_inputs, "recipe": recipe}, out=tmp_path)
     assert isinstance(report, Report)

@@ -26,8 +26,14 @@ from tests.test_sweep import Ear
 pytestmark = pytest.mark.usefixtures("few_rounds")
 
 RECIPE = Recipe(
-    goal=Goal(macs_ratio=0.5, max_map_drop=0.5), epochs=1, batch=8, importance="l2", torch_device="cpu", imgsz=(64, 96)
-)  # fmt: skip
+    goal=Goal(macs_ratio=0.5, max_map_drop=0.5),
+    epochs=1,
+    batch=8,
+    importance="l2",
+    allocation="global",
+    torch_device="cpu",
+    imgsz=(64, 96),
+)
 TARGET = "description: small\nruntime: onnxruntime\ninput_shape: [1, 3, 96, 96]\nthreads: 1\n"
 
 

@@ -20,7 +20,9 @@ from tests.test_cli import refused
 
 pytestmark = pytest.mark.usefixtures("few_rounds")
 
-RECIPE = Recipe(goal=Goal(max_map_drop=0.5), epochs=1, batch=8, importance="l2", torch_device="cpu")
+RECIPE = Recipe(
+    goal=Goal(max_map_drop=0.5), epochs=1, batch=8, importance="l2", allocation="global", torch_device="cpu"
+)
 #: Out of reach: no channel group gives more than max_group_ratio.
 GOALS = (0.4, 0.06, 0.7)
 

@@ -36,8 +36,13 @@ from edgeprune.workshop import Listener
 from tests.bench.colours import detector
 
 RECIPE = Recipe(
-    goal=Goal(macs_ratio=0.5, max_map_drop=0.5), epochs=1, batch=8, importance="l2", torch_device="cpu"
-)  # fmt: skip
+    goal=Goal(macs_ratio=0.5, max_map_drop=0.5),
+    epochs=1,
+    batch=8,
+    importance="l2",
+    allocation="global",
+    torch_device="cpu",
+)
 CORE = max(os.sched_getaffinity(0))
 RACED = TargetProfile.model_validate(
     {

@@ -43,6 +43,7 @@ schedule: ptq
 epochs: 1
 batch: 8
 importance: l2
+allocation: global
 torch_device: cpu
 """
 
