@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from edgeprune.graph.channels import ChannelGraph
-from edgeprune.train.supernet import muted
+from edgeprune.train.supernet import learners, muted
 from edgeprune.yolo.loss import with_criterion
 
 
@@ -31,10 +31,7 @@ def adapt(
     """Train `model`, which it changes, cut to `keeps`, a step a batch; on the batches' device."""
     model.to(batches[0]["img"].device)
     criterion = with_criterion(model).train().init_criterion()
-    named = {name: p for name, p in model.named_parameters() if ".dfl." not in name}  # a constant
-    for parameter in named.values():
-        parameter.requires_grad_(True)
-    optimizer = torch.optim.AdamW(named.values(), lr=learning_rate, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(learners(model), lr=learning_rate, weight_decay=0.0)
     with muted(model, graph, keeps):
         for batch in batches:
             optimizer.zero_grad(set_to_none=True)

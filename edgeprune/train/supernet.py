@@ -59,9 +59,7 @@ def train_supernet(
         on_epoch: Told (epochs done, in all).
     """
     usual = [(p, p.requires_grad) for p in model.parameters()]
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(".dfl." not in name)  # a constant, as in the stock trainer
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=learning_rate)
+    optimizer = torch.optim.AdamW(learners(model), lr=learning_rate)
     first = _restore(kept, model, optimizer)
     for epoch in range(first, epochs):
         random = np.random.default_rng([problem.means.seed, epoch])
@@ -78,6 +76,13 @@ def train_supernet(
     for parameter, wanted in usual:
         parameter.requires_grad_(wanted)
     model.cpu().eval()
+
+
+def learners(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters that learn, which are told so: all but DFL's constant, as in the stock trainer."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(".dfl." not in name)
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
 def _restore(kept: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
