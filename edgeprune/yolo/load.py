@@ -219,7 +219,7 @@ def _stored_half(path: Path, model: nn.Module) -> bool:
 
 
 def boxes_and_scores(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """What a detector in eval mode finds, without gradients.
+    """What a detector (`load_detector`) in eval mode finds, without gradients.
 
     Args:
         images: (n, 3, height, width) in 0..1.
@@ -231,10 +231,6 @@ def boxes_and_scores(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
         made = model(images)
     found: torch.Tensor = made[0] if isinstance(made, (list, tuple)) else made
-    if isinstance(model, RTDETRDetectionModel):  # centre x, centre y, width, height as shares of the image
-        centre, size, rest = found.split((2, 2, 2), dim=-1)
-        pixels = torch.tensor(images.shape[:1:-1], device=found.device)
-        found = torch.cat(((centre - size / 2) * pixels, (centre + size / 2) * pixels, rest), dim=-1)
     return found
 
 

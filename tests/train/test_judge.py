@@ -14,7 +14,7 @@ from edgeprune.prune.traced import channel_graph
 from edgeprune.records.dataset import read_dataset
 from edgeprune.train.judge import map_lost
 from edgeprune.yolo.data import batches, make_view
-from edgeprune.yolo.load import boxes_and_scores, load
+from edgeprune.yolo.load import load
 from tests.conftest import SHARED
 
 
@@ -41,19 +41,6 @@ def test_it_is_one_minus_map_by_hand() -> None:
     assert map_lost(Finds(found[..., :0]), [batch]) == 1.0
     twice = {**batch, "img": torch.zeros(2, 3, 64, 64)}
     assert map_lost(Finds(found), [twice]) > 1 - (1 + 0.1) / 2  # on an empty image the same boxes are false
-
-
-def test_transformers_boxes_are_pixels_too() -> None:
-    model = load(Path("rtdetr-l.yaml")).model.eval()
-    found = boxes_and_scores(model, torch.rand(1, 3, 64, 96))
-    assert found.shape[0] == 1
-    assert found.shape[2] == 6
-    x0, y0, x1, y1, scores, classes = found[0].T
-    assert (x1 >= x0).all()
-    assert (y1 >= y0).all()
-    assert x1.max() > 64  # wider than high
-    assert ((scores >= 0) & (scores <= 1)).all()
-    assert (classes == classes.round()).all()
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared")
