@@ -5,8 +5,8 @@ Rules:
 - An entrant is told by what differs: `importance=l1`. A method that the base recipe has already is that recipe, `base`.
 - `base` and the control, `importance=random`, always run.
 - A recipe that the schema refuses stays in the list, with its sentence.
-- A method that doesn't go with another key of the base recipe is tried with a companion, and has it in its name:
-  `granularity=weights+importance=l1`.
+- A method that doesn't go with another key of the base recipe is tried with companions, and has them in its name:
+  `granularity=weights+importance=l1+allocation=global`.
 - All are asked for the same budget. A method that leaves zeros can't be asked for time: it is asked for as large a
   share of zeros as would have to go for that speed, 1 - 1 : speedup; a fixed pattern, 2:4, for the half that it has.
 """
@@ -14,7 +14,7 @@ Rules:
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,9 @@ from edgeprune.schedule import epochs_of
 
 #: What a budget may be in.
 BUDGETS: tuple[GoalKind, ...] = ("speedup", "latency_ms", "fps", "macs_ratio")
-#: What a method is tried with that refuses the base recipe's: an importance that scores single weights too.
-COMPANION = ("importance", "l1")
+#: What a method is tried with that refuses the base recipe's, each alone and all: an importance that scores single
+#: weights too, and an allocation that chooses no widths.
+COMPANIONS = (("importance", "l1"), ("allocation", "global"))
 #: Share of zeros of a fixed pattern.
 PATTERN = 0.5
 #: Recipe keys that an entrant may not differ in: they are the race's.
@@ -141,10 +142,8 @@ def _found(name: str, base: Recipe, known: Mapping[str, object]) -> str:
 
 def _entrant(name: str, changes: Mapping[str, Any], base: Recipe, int8: bool) -> Entrant:
     plain = parse(Entrant, {"name": name, "changes": dict(changes)}, RecipeError, where=f"entrant {name}")
-    key, value = COMPANION
-    ways = [plain]
-    if key not in changes and len(changes) == 1:
-        ways.append(plain.model_copy(update={"name": f"{name}+{key}={value}", "changes": {**changes, key: value}}))
+    others = [c for c in COMPANIONS if c[0] not in changes and getattr(base, c[0]) != c[1]] if len(changes) == 1 else []
+    ways = [plain, *(_beside(plain, [one]) for one in others)] + ([_beside(plain, others)] if len(others) > 1 else [])
     why = ""
     for way in ways:
         for zeros in (None, *_zeros(base.goal)):
@@ -154,6 +153,11 @@ def _entrant(name: str, changes: Mapping[str, Any], base: Recipe, int8: bool) ->
             except EdgepruneError as error:
                 why = why or " ".join(str(error).split())
     return plain.model_copy(update={"refused": why})
+
+
+def _beside(entrant: Entrant, companions: Sequence[tuple[str, str]]) -> Entrant:
+    name = "".join([entrant.name, *(f"+{key}={value}" for key, value in companions)])
+    return entrant.model_copy(update={"name": name, "changes": {**entrant.changes, **dict(companions)}})
 
 
 def _zeros(goal: Goal) -> tuple[float, ...]:

@@ -12,7 +12,7 @@ from edgeprune.errors import RecipeError
 from edgeprune.records import Goal, Recipe
 from edgeprune.records.methods import METHODS
 
-BASE = Recipe(goal=Goal(macs_ratio=0.5), importance="l2", epochs=4, rounds=2, round_epochs=3)
+BASE = Recipe(goal=Goal(macs_ratio=0.5), importance="l2", allocation="global", epochs=4, rounds=2, round_epochs=3)
 
 
 def test_all_is_every_method_that_the_base_recipe_hasnt() -> None:
@@ -86,6 +86,19 @@ def test_entrants_that_would_share_a_folder_are_refused() -> None:
     with pytest.raises(RecipeError, match="one folder"):
         entrants(BASE, "all", {"importance-l1": {"rounds": 1}})
     assert slug("granularity=2:4") == "granularity-2-4"
+
+
+def test_zeros_are_raced_with_what_scores_and_shares_them_out() -> None:
+    """The default recipe scores channels and chooses widths; neither says anything of single weights."""
+    base = Recipe(goal=Goal(speedup=2.0), epochs=4)
+    found = {e.name: e for e in entrants(base, "granularity=weights,granularity=2:4,taylor,global")}
+    weights = found["granularity=weights+allocation=global"]  # taylor scores single weights, too
+    assert weights.refused is None
+    assert recipe_of(base, weights).goal.sparsity == 0.5
+    both = entrants(base.model_copy(update={"importance": "bn"}), "granularity=weights")[2]
+    assert both.name == "granularity=weights+importance=l1+allocation=global"
+    assert both.refused is None
+    assert "allocation=global" in found
 
 
 @pytest.mark.parametrize(

@@ -118,8 +118,8 @@ class Recipe(Record):
     """Share of `epochs` that any pruning but one-shot trains before the cut."""
     rewind_epochs: int = Field(default=1, ge=1)
     """Epochs after which the model is kept that rewind-weights goes back to."""
-    allocation: Allocation = "global"
-    """How the goal is shared out among the layers."""
+    allocation: Allocation = "sensitivity"
+    """How the goal is shared out among the layers; where zeros are left, which changes no width: global unless told."""
     max_group_ratio: float = Field(default=0.8, ge=0.0, lt=1.0)
     """Pruning ratio that no channel group may exceed."""
     min_width: int = Field(default=8, ge=1)
@@ -195,6 +195,13 @@ class Recipe(Record):
                 "looks at none: take one of these, or leave supernet_epochs out"
             )
         return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_widths(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("granularity") in LEAVE_ZEROS and "allocation" not in given:
+            return {**given, "allocation": "global"}
+        return given
 
     @model_validator(mode="after")
     def _zeros(self) -> Recipe:
