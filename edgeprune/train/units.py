@@ -13,6 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -91,7 +92,11 @@ class Channels(Units):
         return self.owned.sums(values, rows).cpu()
 
     def places(self, muted: torch.Tensor) -> Places:
-        return _places(((part, muted & theirs) for part, theirs in self.owned.gates()))
+        return _places(((part, muted & theirs) for part, theirs in self._gates))
+
+    @cached_property
+    def _gates(self) -> list[tuple[Part, torch.Tensor]]:
+        return self.owned.gates()  # asked for twice a step
 
     def filter_places(self, muted: torch.Tensor) -> Places:
         return _places((part, muted) for part in self.owned.rows)
