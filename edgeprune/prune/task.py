@@ -82,8 +82,12 @@ def task_of(
         """The whole model, as the supernet that all depths share."""
         assert request.train_supernet is not None
         net = copy.deepcopy(detector.model)
-        request.train_supernet(net, aim.problem(whole, method.function(evidence(graph))))
+        request.train_supernet(net, aim.problem(whole, scores_of_all()))
         return net
+
+    @cache
+    def scores_of_all() -> importance.Scores:
+        return method.function(evidence(graph))
 
     def shortened(model: M, names: Sequence[str]) -> M:
         return without(model, names, request.image_size, detector.channels)
@@ -106,7 +110,7 @@ def task_of(
         return Left(model, graph, {name: name_in_parent(name, names) for name in graph.layers}, tuple(sorted(names)))
 
     return Task(
-        whole, scores=lambda graph: method.function(evidence(graph)),
+        whole, scores=lambda other: scores_of_all() if other is graph else method.function(evidence(other)),
         each=lambda: method.function_of_each(evidence(graph)),
         widths=aim.widths, repeats=there, without=shorter, spends=aim.spends, lost=aim.lost,
         search=aim.search if METHODS["allocation"][request.allocation].depth and request.widths is None else None,
