@@ -143,9 +143,9 @@ def prune(job: Job, phase: Phase, model: ModelFiles, again: bool = False) -> Mod
     here, goal = phase.folder("cut"), job.recipe.goal
     widths = None if phase.chooses else _chosen(job, phase)
     carrier = _trained_in(job, phase.number - phase.point, model) if phase.point else model
-    searches = widths is None and "data" in METHODS["allocation"][job.recipe.allocation].needs
+    asks = METHODS["allocation"][job.recipe.allocation].needs if widths is None else ()
+    searches, adapts = "data" in asks, "training" in asks and job.recipe.search_steps > 0
     needs_data = searches or "data" in METHODS["importance"][job.recipe.importance].needs
-    adapts = widths is None and job.recipe.allocation == "netadapt" and job.recipe.search_steps > 0
     clock, ratio = None, None if goal.macs_ratio is None else goal.macs_after(phase.share)
     sparsity = None if goal.sparsity is None else goal.sparsity_after(phase.share)
     aim: dict[str, object] = {"macs_ratio": ratio} if sparsity is None else {"sparsity": sparsity}
