@@ -20,20 +20,14 @@ from edgeprune.bench.measure import compare as compare_of
 from edgeprune.comparison import compare
 from edgeprune.errors import BundleError, DeviceError, EdgepruneError, ProfileError, RecipeError
 from edgeprune.machine import installed
-from edgeprune.records import BenchRun, Choice, Compared, Goal, Recipe, Tune, files, read_json
+from edgeprune.records import BenchRun, Choice, Compared, Tune, files, read_json
 from edgeprune.records.rivals import Ways
 from edgeprune.runtime.session import open_session
 from edgeprune.workshop import Listener
 from tests.conftest import ROOT
+from tests.short import SHORT
 
-RECIPE = Recipe(
-    goal=Goal(macs_ratio=0.5, max_map_drop=0.5),
-    epochs=1,
-    batch=8,
-    importance="l2",
-    allocation="global",
-    torch_device="cpu",
-)
+RECIPE = SHORT
 RUNTIMES = ("onnxruntime", "openvino")
 #: NNCF's other preset is in tests/rivals; training takes minutes where it can be had.
 WITHOUT = ("nncf-mixed", *(("qat",) if installed("nvidia-modelopt") else ()))

@@ -14,26 +14,19 @@ import edgeprune
 from edgeprune.bench import measure
 from edgeprune.errors import EdgepruneError, RecipeError
 from edgeprune.job import plan_job
-from edgeprune.records import BenchRun, Bundle, Goal, Latency, Recipe, Report, Row, Sweep, read_json
+from edgeprune.records import BenchRun, Bundle, Goal, Latency, Report, Row, Sweep, read_json
 from edgeprune.records.files import sha256_file
 from edgeprune.records.measurement import Comparison
 from edgeprune.records.sweep import Point, Raced
 from edgeprune.sizes import choose
+from tests.short import SHORT
 from tests.test_cli import refused
 from tests.test_pipeline import edgeprune_command
 from tests.test_sweep import Ear
 
 pytestmark = pytest.mark.usefixtures("few_rounds")
 
-RECIPE = Recipe(
-    goal=Goal(macs_ratio=0.5, max_map_drop=0.5),
-    epochs=1,
-    batch=8,
-    importance="l2",
-    allocation="global",
-    torch_device="cpu",
-    imgsz=(64, 96),
-)
+RECIPE = SHORT.model_copy(update={"imgsz": (64, 96)})
 TARGET = "description: small\nruntime: onnxruntime\ninput_shape: [1, 3, 96, 96]\nthreads: 1\n"
 
 

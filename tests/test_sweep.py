@@ -11,18 +11,17 @@ import yaml
 
 from edgeprune import curve, sweep
 from edgeprune.errors import DeviceError, EdgepruneError, RecipeError
-from edgeprune.records import BenchRun, Goal, Recipe, Report, Sweep, read_json
+from edgeprune.records import BenchRun, Report, Sweep, read_json
 from edgeprune.report.pareto import curves_of
 from edgeprune.sweep import between
 from edgeprune.workshop import Listener
+from tests.short import SHORT
 from tests.test_cli import edgeprune as edgeprune_command
 from tests.test_cli import refused
 
 pytestmark = pytest.mark.usefixtures("few_rounds")
 
-RECIPE = Recipe(
-    goal=Goal(max_map_drop=0.5), epochs=1, batch=8, importance="l2", allocation="global", torch_device="cpu"
-)
+RECIPE = SHORT
 #: Out of reach: no channel group gives more than max_group_ratio.
 GOALS = (0.4, 0.06, 0.7)
 

@@ -19,8 +19,6 @@ from edgeprune.records import (
     Bundle,
     Choice,
     Form,
-    Goal,
-    Recipe,
     Report,
     Settings,
     TargetProfile,
@@ -34,15 +32,9 @@ from edgeprune.stages.common import asked, forms_of, run_as
 from edgeprune.stages.tune import Fastest, choose
 from edgeprune.workshop import Listener
 from tests.bench.colours import detector
+from tests.short import SHORT
 
-RECIPE = Recipe(
-    goal=Goal(macs_ratio=0.5, max_map_drop=0.5),
-    epochs=1,
-    batch=8,
-    importance="l2",
-    allocation="global",
-    torch_device="cpu",
-)
+RECIPE = SHORT
 CORE = max(os.sched_getaffinity(0))
 RACED = TargetProfile.model_validate(
     {
