@@ -32,13 +32,12 @@ def latency_table(
     """How long a model's layers take on a target at a grid of widths, measured there; goals in time are met with it."""
     from edgeprune.report.console import ConsoleListener
     from edgeprune.report.latency_table import page, show
-    from edgeprune.stages.latency import Target, refuse_boards
+    from edgeprune.stages.latency import Target
     from edgeprune.stages.latency import latency_table as table_of
 
     if not model.is_file():
         raise CheckpointError("The model file doesn't exist.", where=model, next_step="give --model path/to/best.pt")
     profile = find_target(target)
-    refuse_boards(profile)
     bench = bench_at(device or profile.device)
     asked = _precisions(target, profile.precisions, precision)
     lacking = about(bench, profile.runtime, asked, profile.plugin).lacking

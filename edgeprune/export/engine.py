@@ -24,7 +24,7 @@ from edgeprune.errors import ExportError, missing_package
 from edgeprune.export import forms
 from edgeprune.export.cuts import with_pixels, without_decode
 from edgeprune.export.half import to_half
-from edgeprune.export.lint import errors, lint, lint_name
+from edgeprune.export.lint import TENSORRT, errors, lint, lint_name
 from edgeprune.export.onnx import metadata
 from edgeprune.records.form import Form
 from edgeprune.records.head import KEY
@@ -61,17 +61,21 @@ def build_engine(
 
 
 def formed(
-    model: onnx.ModelProto, runtime: str, architecture: str, *, quantized: bool, half: bool, form: Form
-) -> onnx.ModelProto:
-    """The graph that a runtime loads, of the one that every runtime starts from.
+    model: onnx.ModelProto, runtime: str, architecture: str, *, quantized: bool, half: bool, form: Form,
+    version: str = "",
+) -> onnx.ModelProto:  # fmt: skip
+    """The graph that a runtime loads, or builds its engine of, of the one that every runtime starts from.
 
     Args:
-        model, runtime, architecture, quantized, half, form: As `build_engine`'s.
+        model, runtime, architecture, quantized, half, form: As `build_engine`'s; runtime may be tensorrt too.
+        version: TensorRT's.
     """
     if form.head == "runtime":
         model = without_decode(model)
     if quantized:
-        model = forms.form(model, lint_name(runtime, architecture))
+        model = forms.form(model, lint_name(runtime, architecture), version)
+    elif runtime == TENSORRT:
+        model = forms.float_form(model, version)
     elif half:
         model = to_half(model)
     return with_pixels(model, runtime) if form.input == "pixels" else model

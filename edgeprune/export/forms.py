@@ -57,12 +57,29 @@ def form(model: onnx.ModelProto, runtime: str, version: str = "") -> onnx.ModelP
             next_step="forms are made from the quantized graph alone, not from float files or other forms",
         )
     if runtime == TENSORRT:
-        return typed_fp16(model) if number >= _TYPED else tensorrt_form(model)
+        return _board_form(model, number)
     copy = onnx.ModelProto.FromString(model.SerializeToString())
     for step in _STEPS[runtime]:
         step(copy)
     onnx.checker.check_model(copy)
     return copy
+
+
+def float_form(model: onnx.ModelProto, version: str) -> onnx.ModelProto:
+    """A float graph as TensorRT builds an FP16 engine of it.
+
+    Args:
+        model: Without Q/DQ; not changed.
+        version: TensorRT's.
+
+    Raises:
+        ExportError: An unknown version; what TensorRT can't express.
+    """
+    return _board_form(model, number_of(TENSORRT, version))
+
+
+def _board_form(model: onnx.ModelProto, number: tuple[int, ...]) -> onnx.ModelProto:
+    return typed_fp16(model) if number >= _TYPED else tensorrt_form(model)
 
 
 def int8_weights(model: onnx.ModelProto) -> None:

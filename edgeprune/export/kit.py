@@ -38,11 +38,10 @@ import onnx
 import edgeprune.kit
 from edgeprune.errors import DataError, ExportError
 from edgeprune.export.engine import plain
-from edgeprune.export.forms import form
+from edgeprune.export.forms import float_form, form
 from edgeprune.export.gate import named
 from edgeprune.export.lint import TENSORRT, errors, lint, number_of
 from edgeprune.export.onnx import metadata, tensor_specs
-from edgeprune.export.tensorrt import tensorrt_form, typed_fp16
 from edgeprune.export.view import View, read_model
 from edgeprune.records import BundleFile, TensorSpec, write_json
 from edgeprune.records.dataset import IMAGE_SUFFIXES, read_dataset
@@ -178,7 +177,7 @@ def _candidates(quantized: Path | None, float_file: Path) -> tuple[_Candidate, .
     if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in plain_model.graph.node):
         raise ExportError("The float file is quantized.", where=float_file, expected="pruned.onnx of the same build",
                           got="QuantizeLinear in it")  # fmt: skip
-    float_one = _Candidate("fp16", tensorrt_form(plain_model), typed_fp16(plain_model))
+    float_one = _Candidate("fp16", float_form(plain_model, UNTYPED[0]), float_form(plain_model, TYPED[0]))
     if quantized is None:
         return (float_one,)
     master = named(read_model(quantized))

@@ -263,9 +263,54 @@ class Layers:
         return model
 
 
+def with_floats(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same graph with float32 inputs and outputs, which is what engines of TensorRT have here: int8 ones go through
+    a Q or a DQ with the scale that they have in the graph, FP16 ones through a Cast.
+
+    Args:
+        model: A layer that was cut out; not changed.
+    """
+    made = onnx.ModelProto.FromString(model.SerializeToString())
+    graph, view = made.graph, View(made)
+    scales = {i.name: i.data_type for i in graph.initializer}
+    before: list[onnx.NodeProto] = []
+    after: list[onnx.NodeProto] = []
+
+    def cast(given: str, to: str, kind: int) -> onnx.NodeProto:
+        return helper.make_node("Cast", [given], [to], name=f"{to}/Cast", to=kind)
+
+    for value in graph.input:
+        name, kind = value.name, value.type.tensor_type.elem_type
+        if kind == TensorProto.INT8:
+            affine = view.readers[name][0].input[1:]
+            kind = scales[affine[0]]
+            before.append(helper.make_node("QuantizeLinear", [f"{name}/real", *affine], [name], name=f"{name}/Q"))
+            name = f"{name}/real"
+        if kind == TensorProto.FLOAT16:
+            before.insert(0, cast(f"{name}/alone", name, kind))
+            name = f"{name}/alone"
+        value.name, value.type.tensor_type.elem_type = name, TensorProto.FLOAT
+    for value in graph.output:
+        name, kind = value.name, value.type.tensor_type.elem_type
+        if kind == TensorProto.INT8:
+            affine = view.made_by[name].input[1:]
+            kind = scales[affine[0]]
+            after.append(helper.make_node("DequantizeLinear", [name, *affine], [f"{name}/real"], name=f"{name}/DQ"))
+            name = f"{name}/real"
+        if kind == TensorProto.FLOAT16:
+            after.append(cast(name, f"{name}/alone", TensorProto.FLOAT))
+            name = f"{name}/alone"
+        value.name, value.type.tensor_type.elem_type = name, TensorProto.FLOAT
+    nodes = [*before, *view.nodes, *after]
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(copies)
+    return made
+
+
 def _module(node: onnx.NodeProto) -> str:
-    """The module that a convolution was: its weight bears the module's name."""
-    return node.input[1].removesuffix("_dequantized").removesuffix(".weight")
+    """The module that a convolution was: its weight bears the module's name, whatever its form put behind it."""
+    return node.input[1].rpartition(".weight")[0] or node.input[1]
 
 
 def _resized(values: np.ndarray, axis: int, size: int) -> np.ndarray:

@@ -94,7 +94,7 @@ class Stop(Exception):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = _options(arguments)
+    options = read_options(arguments)
     try:
         return run(options)
     except Stop as stop:
@@ -108,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return WRONG
 
 
-def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Build the engine of an edgeprune build kit on this board.")
     own = Path(__file__).resolve().parent
     parser.add_argument("--kit", type=Path, default=own, help="folder with kit.json (default: this file's)")
@@ -152,11 +152,7 @@ def run(options: argparse.Namespace) -> int:
             print("{}: TensorRT {} takes it".format(graph["file"], trt.__version__))
         return 0
     cuda = None if options.build_only else Cuda(options.cudart)
-    place = (
-        options.cache / _slug(board["sku"] or "{}-{}".format(platform.machine(), cuda.chip() if cuda else "no-gpu"))
-        / _slug("jetpack-{jetpack}-l4t-{l4t}".format(**board) if board["l4t"] else "no-jetpack")
-        / _slug("{}-{}".format(options.module.replace("_", "-"), trt.__version__))
-    )  # fmt: skip
+    place = place_of(options.cache, board, trt, options.module, cuda)
     folder = place / (kit_sha256 + _request(options))
     if not options.again:
         found = read_engine(folder)
@@ -166,7 +162,7 @@ def run(options: argparse.Namespace) -> int:
             _copy(folder.iterdir(), options.out)
             return 0
     timing = place / "timing.cache"
-    with _disk(place):
+    with disk(place):
         place.mkdir(parents=True, exist_ok=True)
         _drop_abandoned(place)
         work = Path(tempfile.mkdtemp(dir=str(place), prefix=f".part-{os.getpid()}-"))
@@ -194,6 +190,15 @@ def run(options: argparse.Namespace) -> int:
     print(record["trtexec"])
     _copy(folder.iterdir(), options.out)
     return 0
+
+
+def place_of(cache: Path, board: dict[str, str], trt: Any, module: str, cuda: Cuda | None) -> Path:
+    """The folder of a cache that holds what this board's GPU and TensorRT built."""
+    return (
+        cache / _slug(board["sku"] or "{}-{}".format(platform.machine(), cuda.chip() if cuda else "no-gpu"))
+        / _slug("jetpack-{jetpack}-l4t-{l4t}".format(**board) if board["l4t"] else "no-jetpack")
+        / _slug("{}-{}".format(module.replace("_", "-"), trt.__version__))
+    )  # fmt: skip
 
 
 def make(
@@ -607,6 +612,9 @@ class Cuda:
         self.call("cudaMalloc", ctypes.byref(pointer), ctypes.c_size_t(size))
         return int(pointer.value or 0)
 
+    def free(self, pointer: int) -> None:
+        self.call("cudaFree", ctypes.c_void_p(pointer))
+
     def upload(self, pointer: int, content: bytes) -> None:
         self.call("cudaMemcpy", ctypes.c_void_p(pointer), ctypes.c_char_p(content), ctypes.c_size_t(len(content)), 1)
 
@@ -775,7 +783,7 @@ def read_engine(folder: Path) -> Json | None:
 
 def write(path: Path, content: bytes) -> None:
     """Whole or not at all."""
-    with _disk(path):
+    with disk(path):
         handle, temporary = tempfile.mkstemp(dir=str(path.parent), prefix=f".{path.name}.")
         try:
             with os.fdopen(handle, "wb") as file:
@@ -789,7 +797,7 @@ def write(path: Path, content: bytes) -> None:
             raise
 
 
-class _disk:
+class disk:
     """Turns a full or locked disk into words."""
 
     def __init__(self, path: Path) -> None:
@@ -831,7 +839,7 @@ def _copy(files: Iterable[Path], out: Path | None) -> None:
     """What was made, to where it was asked for as well; the bare plan stays, being the engine without its header."""
     if out is None:
         return
-    with _disk(out):
+    with disk(out):
         out.mkdir(parents=True, exist_ok=True)
         for file in files:
             if file.name != "model.plan":

@@ -5,6 +5,8 @@ Rules:
   matter for time, so the first ones do.
 - What decodes boxes and scales pixels isn't in these engines where the target may leave that to its runtime: it is the
   same at all widths.
+- TensorRT's engines are built by the board: what goes there are graphs in the form of the board's version. A layer
+  alone takes and gives floats there, as whole engines do.
 - In INT8, scales are those that the model has. Where it has none yet, they come from one image of noise: time depends
   on where numbers are rounded, not on what they are.
 """
@@ -19,8 +21,11 @@ import numpy as np
 import onnx
 from torch import nn
 
+from edgeprune.bench.ask import Bench
 from edgeprune.export.cuts import head_of
 from edgeprune.export.engine import formed
+from edgeprune.export.layers import with_floats
+from edgeprune.export.lint import TENSORRT
 from edgeprune.export.qdq import float_graph, quantized_graph
 from edgeprune.graph.channels import ChannelGraph
 from edgeprune.graph.cost import CostModel, Widths
@@ -37,6 +42,8 @@ from edgeprune.yolo.load import load_detector
 
 #: Stands for a calibration set where scales come from noise.
 NOISE = "0" * 64
+#: Of an activation in a net that nobody calibrated; noise may leave a tensor next to 0, with a scale that FP16 hasn't.
+LEAST_SCALE = 2.0**-10
 
 
 @dataclass(frozen=True)
@@ -54,17 +61,17 @@ class Subject:
     costs: CostModel
     profile: TargetProfile
     precision: str
-    architecture: str
+    bench: Bench
     record: Quantization | None
 
     @classmethod
     def of(
-        cls, checkpoint: Path, profile: TargetProfile, precision: str, architecture: str, record: Quantization | None
+        cls, checkpoint: Path, profile: TargetProfile, precision: str, bench: Bench, record: Quantization | None
     ) -> Subject:
         """Open a checkpoint.
 
         Args:
-            architecture: Of the device, as platform.machine() says it.
+            bench: The device.
             record: The checkpoint's scales, if it has any.
 
         Raises:
@@ -73,16 +80,16 @@ class Subject:
         detector, size = load_detector(checkpoint), profile.input_shape[2:]
         require_stride(detector, size)
         graph = channel_graph(detector.model, size, detector.channels)
-        return cls.at_hand(detector.model, graph, profile, precision, architecture, record)
+        return cls.at_hand(detector.model, graph, profile, precision, bench, record)
 
     @classmethod
     def at_hand(
-        cls, model: nn.Module, graph: ChannelGraph, profile: TargetProfile, precision: str, architecture: str,
+        cls, model: nn.Module, graph: ChannelGraph, profile: TargetProfile, precision: str, bench: Bench,
         record: Quantization | None,
     ) -> Subject:  # fmt: skip
         """The same of a model that is open, with its channel graph."""
         record = (record or _noise_scales(model, profile)) if precision == "int8" else None
-        return cls(model, graph, CostModel(graph, model), profile, precision, architecture, record)
+        return cls(model, graph, CostModel(graph, model), profile, precision, bench, record)
 
     @cached_property
     def form(self) -> Form:
@@ -103,12 +110,22 @@ class Subject:
         size = self.profile.input_shape[2:]
         return quantized_graph(model, record, *size) if record is not None else float_graph(model, *size)
 
+    def alone(self, layer: onnx.ModelProto) -> onnx.ModelProto:
+        """A layer that was cut out of a graph that a runtime loads, as the runtime takes it by itself."""
+        return with_floats(layer) if self.profile.runtime == TENSORRT else layer
+
     def onnx(self, widths: Widths | None = None) -> onnx.ModelProto:
-        """The graph that the runtime loads."""
+        """The graph that the runtime loads, or builds its engine of."""
         return formed(
-            self.source(widths), self.profile.runtime, self.architecture, quantized=self.record is not None,
-            half=self.half, form=self.form,
+            self.source(widths), self.profile.runtime, self.bench.architecture, quantized=self.record is not None,
+            half=self.half, form=self.form, version=self._version,
         )  # fmt: skip
+
+    @cached_property
+    def _version(self) -> str:
+        """Of TensorRT on the device, without what its makers add to the numbers."""
+        runtime = self.profile.runtime
+        return self.bench.versions(runtime)[runtime].split("+")[0] if runtime == TENSORRT else ""
 
     @property
     def half(self) -> bool:
@@ -118,6 +135,8 @@ class Subject:
 
 def _noise_scales(model: nn.Module, profile: TargetProfile) -> Quantization:
     image = np.random.default_rng(0).random((1, *profile.input_shape[1:]), np.float32)
-    return calibrate(
+    found = calibrate(
         model, [Image("noise", image)], profile.quantization, blocks.float_layers(model), "minmax", NOISE
     )  # fmt: skip
+    scales = {n: a.model_copy(update={"scale": max(a.scale, LEAST_SCALE)}) for n, a in found.activations.items()}
+    return found.model_copy(update={"activations": scales})

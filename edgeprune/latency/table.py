@@ -21,6 +21,7 @@ import onnx
 from edgeprune.bench.ask import Bench, times
 from edgeprune.errors import DeviceError
 from edgeprune.export.layers import Layers
+from edgeprune.export.lint import TENSORRT
 from edgeprune.graph.cost import Widths
 from edgeprune.latency.layers import Kind, elements, empty_engine, kinds
 from edgeprune.latency.model import UNCORRECTED, LatencyModel, corrected, error_of, fit
@@ -28,7 +29,7 @@ from edgeprune.latency.plans import at_level, at_random
 from edgeprune.latency.subject import Subject
 from edgeprune.records import Settings, files
 from edgeprune.records.latency import Correction, LatencyTable, LayerPoint, LayerTimes, Timed, WholeEngine
-from edgeprune.records.request import TimeRequest
+from edgeprune.records.request import TimeAnswer, TimeRequest
 
 #: How far joints are cut, and whole engines evenly.
 LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -144,6 +145,8 @@ class _Timer:
 
     def time(self, graphs: Mapping[str, _Graph]) -> dict[str, Timed]:
         """Of every graph, by name."""
+        if self._subject.profile.runtime == TENSORRT and any(not self._passes.get(name) for name in graphs):
+            self._build(graphs)
         for number in range(PASSES):
             self._pass(graphs, [name for name in graphs if len(self._passes.get(name, ())) <= number], number, PASSES)
         for number in range(PASSES, MOST_PASSES):
@@ -170,6 +173,16 @@ class _Timer:
             )
         return timed
 
+    def _build(self, graphs: Mapping[str, _Graph]) -> None:
+        """Have the board build all engines: minutes, after which a pass takes seconds."""
+        names = list(graphs)
+        for first in range(0, len(names), BATCH):
+
+            def on_graph(within: int, first: int = first) -> None:
+                self._on_step("engines built", first + within, len(names))
+
+            self._request(graphs, names[first : first + BATCH], 0, WHOLE_S, on_graph)
+
     def _noisy(self, graphs: Mapping[str, _Graph]) -> list[str]:
         return [name for name in graphs if Timed(passes_ms=tuple(self._passes[name])).spread > NOISE]
 
@@ -190,6 +203,17 @@ class _Timer:
     def _ask(
         self, graphs: Mapping[str, _Graph], names: Sequence[str], seconds: float, on_graph: Callable[[int], None]
     ) -> None:
+        answer = self._request(graphs, names, 1, seconds, on_graph)
+        for name, found in zip(names, answer.passes_ms, strict=True):
+            self._passes.setdefault(name, []).extend(found)
+        self.environment = answer.environment
+        state = {"passes": self._passes, "environment": self.environment}
+        files.write_bytes(self._kept, json.dumps(state).encode())
+
+    def _request(
+        self, graphs: Mapping[str, _Graph], names: Sequence[str], passes: int, seconds: float,
+        on_graph: Callable[[int], None],
+    ) -> TimeAnswer:  # fmt: skip
         paths = []
         for name in names:
             on_graph(0)  # whole engines take seconds to make: somebody may want to see that all is well
@@ -197,16 +221,11 @@ class _Timer:
         request = TimeRequest.model_validate(
             {
                 "runtime": self._subject.profile.runtime, "precision": self._subject.precision,
-                "settings": self._settings, "graphs": tuple(paths),
-                "passes": 1, "seconds": seconds, "seed": self._seed,
+                "settings": self._settings, "graphs": tuple(paths), "dla": self._subject.profile.dla,
+                "passes": passes, "seconds": seconds, "seed": self._seed,
             }
         )  # fmt: skip
-        answer = times(self._bench, request, lambda what, done, total: on_graph(int(done)))
-        for name, found in zip(names, answer.passes_ms, strict=True):
-            self._passes.setdefault(name, []).extend(found)
-        self.environment = answer.environment
-        state = {"passes": self._passes, "environment": self.environment}
-        files.write_bytes(self._kept, json.dumps(state).encode())
+        return times(self._bench, request, lambda what, done, total: on_graph(int(done)))
 
     def _file(self, graph: _Graph) -> Path:
         file = self._work / "graphs" / f"{graph.name}.onnx"
@@ -219,12 +238,16 @@ def _graphs(
     subject: Subject, found: Sequence[Kind], evenly: Sequence[Layers], plans: Sequence[Widths]
 ) -> Iterator[_Graph]:
     yield _Graph("empty", partial(empty_engine, subject.profile.input_shape))
+
+    def layer(name: str, make: Callable[[], onnx.ModelProto]) -> _Graph:
+        return _Graph(name, lambda: subject.alone(make()))
+
     for index, kind in enumerate(found):
         for inputs, outputs in kind.points:
-            yield _Graph(_point(index, inputs, outputs), partial(evenly[0].at, kind.layer, inputs, outputs))
+            yield layer(_point(index, inputs, outputs), partial(evenly[0].at, kind.layer, inputs, outputs))
         if kind.layer.convolution is None:
             for level, layers in enumerate(evenly):
-                yield _Graph(_level(index, level), partial(layers.cut, layers.joint(kind.names[0])))
+                yield layer(_level(index, level), partial(layers.cut, layers.joint(kind.names[0])))
     for number, widths in enumerate(plans):
         yield _Graph(_engine(number), partial(subject.onnx, widths), whole=True)
 

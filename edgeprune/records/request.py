@@ -165,9 +165,11 @@ class TimeRequest(Record):
     precision: Precision
     settings: Settings
     graphs: tuple[str, ...] = Field(min_length=1)
-    """.onnx files, or what else the runtime loads."""
-    passes: int = Field(ge=1)
-    """How often all of them are gone through, each time in another order."""
+    """.onnx files, or what else the runtime loads; for TensorRT .onnx files, which the device builds engines of."""
+    dla: int | None = Field(default=None, ge=0)
+    """DLA core that these are built for."""
+    passes: int = Field(ge=0)
+    """How often all of them are gone through, each time in another order; 0: nothing is timed, engines are built."""
     seconds: float = Field(gt=0)
     """Of each graph in each pass, at least."""
     seed: int = Field(default=0, ge=0)

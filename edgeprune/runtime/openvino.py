@@ -160,7 +160,7 @@ class OpenVinoSession:
         return [np.array(results[i], dtype=np.float32) for i in range(len(self.output_names))]
 
     def rehearsal(self) -> Callable[[], object]:
-        """See `Session.rehearsal`."""
+        """See session.open_rehearsal."""
         given = [random_tensor(one.shape, one.element_type.to_dtype().name) for one in self._compiled.inputs]
         return lambda: self._request.infer(given, share_inputs=True)
 

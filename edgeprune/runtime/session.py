@@ -53,10 +53,6 @@ class Session(Protocol):
         the engine takes these. Returns every output as float32."""
         ...
 
-    def rehearsal(self) -> Callable[[], object]:
-        """A call that infers noise, always the same, whatever the engine's inputs are; for timing alone."""
-        ...
-
 
 def open_session(
     runtime: str,
@@ -96,6 +92,26 @@ def open_session(
     if form not in (None, has):
         raise DeviceError("The engine has another form.", where=engine, expected=form.words(), got=has.words())
     return session
+
+
+def open_rehearsal(
+    runtime: str, graph: Path, precision: str, settings: Settings, dla: int | None = None
+) -> Callable[[], object]:
+    """A call that infers noise, always the same, whatever a graph's inputs and outputs are; for timing alone.
+
+    Args:
+        runtime, precision, settings: As `open_session`'s.
+        graph: What the runtime loads; for TensorRT an .onnx file, which an engine is built of unless there is one.
+        dla: Core of a board's DLA.
+
+    Raises:
+        DeviceError: As `open_session`; or TensorRT can't build it.
+    """
+    if runtime == "tensorrt":
+        return tensorrt.open_rehearsal(tensorrt.layer_engine(graph, precision, dla), dla)
+    session = open_session(runtime, graph, precision, settings)
+    assert isinstance(session, OnnxRuntimeSession | OpenVinoSession)
+    return session.rehearsal()
 
 
 def open_unoptimised(model: bytes) -> Callable[[dict[str, Floats]], dict[str, Floats]]:
@@ -221,7 +237,7 @@ class OnnxRuntimeSession:
         return list(self._session.run(None, {self._input: images}))
 
     def rehearsal(self) -> Callable[[], object]:
-        """See `Session.rehearsal`."""
+        """See `open_rehearsal`."""
         given = {
             one.name: random_tensor(one.shape, {"float": "float32", "float16": "float16"}.get(kind, kind))
             for one in self._session.get_inputs()

@@ -12,6 +12,7 @@ Rules:
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -68,9 +69,9 @@ def parent_artifact(job: Job) -> Path:
     return job.shop / "parent.onnx" if job.on_board else artifact(job.shop / "engines/parent")
 
 
-def kits(job: Job, again: bool = False) -> None:
+def kits(job: Job, variants: Sequence[str] = VARIANTS, again: bool = False) -> None:
     """kits/parent and kits/pruned: all that a board needs to build the engines, check them, and race them by itself."""
-    for variant in VARIANTS:
+    for variant in variants:
         graph = job.shop / f"{variant}.onnx"
         quantized = job.shop / "mixed.onnx" if job.int8 and variant == "pruned" else None
 
@@ -90,12 +91,12 @@ def kits(job: Job, again: bool = False) -> None:
         )  # fmt: skip
 
 
-def build_on_device(job: Job) -> None:
+def build_on_device(job: Job, variants: Sequence[str] = VARIANTS) -> None:
     """engines/VARIANT-PRECISION: model.engine, as the board built it of the kit, and what it says of it."""
     if not job.on_board:
         return
     there = job.bench.versions(job.profile.runtime)
-    for variant, precision in asked(job):
+    for variant, precision in asked(job, variants):
         kit, folder = job.shop / f"kits/{variant}", f"engines/{folder_of(job, variant, precision)}"
         name = f"build {variant} {precision} on the device"
 

@@ -36,7 +36,7 @@ def reach(job: Job, *, kits: bool = False) -> None:
     Raises:
         DeviceError: It doesn't, or hasn't; or a board that is to build its engines has no GPU for them.
     """
-    if job.on_board and kits:
+    if job.on_board and kits and not job.recipe.goal.in_time:
         return
     job.bench.versions(job.profile.runtime)
     profile = job.profile

@@ -21,7 +21,7 @@ def export(job: Job, model: ModelFiles, again: bool = False) -> None:
     if job.int8:
         export_quantized(job, model, again)
     if job.on_board:
-        kits(job, again)
+        kits(job, again=again)
 
 
 def export_float(job: Job, variant: str, checkpoint: Path, again: bool = False) -> None:

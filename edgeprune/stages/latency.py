@@ -56,7 +56,7 @@ class Target:
         """A checkpoint in a precision."""
         from edgeprune.latency.subject import Subject
 
-        return Subject.of(model.checkpoint, self.profile, precision, self.bench.architecture, scales_of(model))
+        return Subject.of(model.checkpoint, self.profile, precision, self.bench, scales_of(model))
 
     @property
     def reads(self) -> dict[str, Any]:
@@ -68,19 +68,11 @@ class Target:
             "forms": profile.races_forms, "scheme": profile.quantization.model_dump(), "device": self.bench.address,
             "there": self.bench.versions(profile.runtime), "power mode": self.bench.info.power_mode,
             "seed": self.seed, **versions("ultralytics", "torch", "onnx", "onnxslim"),
+            **({} if profile.dla is None else {"dla": profile.dla}),
         }  # fmt: skip
 
     def on_step(self, stage: str) -> Callable[[str, int, int], None]:
         return lambda what, done, total: self.shop.listener.progress(stage, done, total, what)
-
-
-def refuse_boards(profile: TargetProfile) -> None:
-    """Raise ProfileError where engines are built by the device itself."""
-    if profile.runtime == "tensorrt":
-        raise ProfileError(
-            "There are no latency tables for TensorRT yet.", where="runtime", expected="onnxruntime or openvino",
-            got=profile.runtime, next_step="give goal: macs_ratio; the board races what comes of it all the same",
-        )  # fmt: skip
 
 
 def latency_table(target: Target, precision: str, model: ModelFiles) -> LatencyTable:
@@ -92,7 +84,6 @@ def latency_table(target: Target, precision: str, model: ModelFiles) -> LatencyT
     Raises:
         DeviceError: The device can't be asked, lacks the precision, or is too noisy.
     """
-    refuse_boards(target.profile)
     stage = f"latency table {precision}"
 
     def act(work: Path) -> None:
@@ -148,7 +139,6 @@ def precisions(target: Target, model: ModelFiles) -> Precisions:
     Args:
         model: What is to be cut, with its scales if it has any.
     """
-    refuse_boards(target.profile)
     asked, plugin = target.profile.precisions, target.profile.plugin
     file = f"latency/precisions-{target.activation}.json"
 

@@ -4,15 +4,11 @@ Rules:
 - What counts is what the verdict will count: whole detectors, each in the form and with the settings that suit it best,
   against the parent in its own. So the parent is exported and raced before anything is cut.
 - A precision is chosen by whole engines evenly cut, the form and the settings by successive halving of one cut about as
-  far as the goal asks. What the table says of inference becomes image in to boxes out by that engine.
-- Plans that are measured stand beside the parent in one run; times are those of the day on which the budget was set,
-  whatever the machine does since. Their weights are cut and not yet trained, so that the boxes which they find say
-  nothing: what decoding takes is the parent's.
+  far as the goal asks. What the table says of inference becomes image in to boxes out by that engine (plans.py).
 """
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,30 +16,26 @@ from typing import TYPE_CHECKING
 
 from edgeprune.errors import DeviceError, RecipeError
 from edgeprune.job import Job
-from edgeprune.records import BenchRun, Choice, Measurement, files, read_json, write_json
-from edgeprune.records.form import Form
+from edgeprune.records import files, read_json, write_json
 from edgeprune.records.latency import ActivationRace, ActivationTried, LatencyTable, Pace
 from edgeprune.records.model import ModelFiles
 from edgeprune.records.recipe import Activation
-from edgeprune.records.request import Engine
-from edgeprune.stages.common import engine_files, engines, forms_of, lacking, race, run_as, tuned
+from edgeprune.stages.board import build_on_device, kits
+from edgeprune.stages.common import engine_files, engines, lacking, race, tuned
 from edgeprune.stages.export import export_float
-from edgeprune.stages.latency import Target, given_table, latency_table, precisions, refuse_boards, scales_of
-from edgeprune.stages.tune import PARENTS, settings_of, tune_parent
+from edgeprune.stages.latency import Target, given_table, latency_table, precisions, scales_of
+from edgeprune.stages.plans import ROUNDS, parent_at_best, plans_of
+from edgeprune.stages.tune import PARENTS, tune_parent
 
 if TYPE_CHECKING:
     from torch import nn
 
     from edgeprune.graph.channels import ChannelGraph
     from edgeprune.graph.cost import Widths
-    from edgeprune.latency.subject import Subject
     from edgeprune.prune.time import Clock
 
-#: Rounds of a race with plans: blocks of 0.15 s; a verdict has 40.
-ROUNDS = 12
 #: Goals share what was found out with an engine cut about as far: levels are rounded to this many.
 LEVELS = 4
-REFERENCE = "parent"
 #: Activation functions to race; the model's own first.
 ACTIVATIONS: tuple[Activation, ...] = ("keep", "relu", "hardswish")
 #: How much less a model must be cut with another activation function for that to be worth what a swap costs.
@@ -59,7 +51,6 @@ def pace(job: Job) -> Job:
 
     Raises:
         RecipeError: Activation functions are to be raced for a goal that isn't one in time.
-        ProfileError: A goal in time for a board.
     """
     if not job.recipe.goal.in_time:
         if job.recipe.activation == "race":
@@ -69,8 +60,10 @@ def pace(job: Job) -> Job:
                 next_step="give such a goal, or name the activation",
             )  # fmt: skip
         return job
-    refuse_boards(job.profile)
     export_float(job, "parent", job.shop / "parent.pt")
+    if job.on_board:
+        kits(job, ("parent",))
+        build_on_device(job, ("parent",))
     tune_parent(job)
 
     def act(work: Path) -> None:
@@ -130,7 +123,7 @@ def _swapped(job: Job, activation: Activation) -> ModelFiles:
 def _aim(job: Job) -> tuple[float, float]:
     """Milliseconds around the engine of the parent at its best, and of the budget of image in to boxes out, as far as
     one run of the parent alone can tell them."""
-    parent = _parent_at_best(job)
+    parent = parent_at_best(job)
     assert parent.parts is not None
     around = parent.parts.preprocess_ms + parent.parts.postprocess_ms
     return around, job.recipe.goal.budget_ms(parent.latency_ms.p50)
@@ -155,7 +148,7 @@ def clock(job: Job, share: float, model: ModelFiles) -> tuple[Clock, dict[str, o
         from edgeprune.latency.model import LatencyModel, PacedModel
 
         paced = PacedModel(LatencyModel.of(table, known or graph), found.around_ms, found.factor)
-        return Timing(paced, budget, _measure(job, target, model, found, graph, module) if share == 1.0 else None)
+        return Timing(paced, budget, _measure(job, model, found, graph, module) if share == 1.0 else None)
 
     return tell, {
         "goal": job.recipe.goal.model_dump(exclude={"max_map_drop"}),
@@ -184,38 +177,8 @@ def _pace_of(job: Job, target: Target, model: ModelFiles, table: LatencyTable, l
     stage = f"pace in {precision}, cut by {level:.0%} of what can be"
 
     def act(work: Path) -> None:
-        from edgeprune.bench.ask import about
-        from edgeprune.bench.halving import halve
-        from edgeprune.latency.model import LatencyModel
-        from edgeprune.latency.plans import at_level
-
         subject = target.subject(precision, model)
-        widths = at_level(subject.graph, job.profile.channel_multiple, level)
-        profile = job.profile
-        settings, _ = settings_of(job, about(job.bench, profile.runtime, profile.precisions, profile.plugin))
-        made = _Engines(job, subject, work / "forms").of(widths, None)
-        field = [(Choice(settings=s.of(precision), form=form), file) for form, file in made.items() for s in settings]
-
-        def heat(indices: Sequence[int], rounds: int) -> BenchRun:
-            entered = [_engine(job, precision, f"{i}", *field[i]) for i in indices]
-            return race(job, entered, stage, rounds)
-
-        placed = halve(len(field), heat) if len(field) > 1 else []
-        choice, fastest = field[placed[0].index if placed else 0]
-        entered = [_reference(job, choice), _engine(job, precision, "plan", choice, fastest), _best_parent(job)]
-        parent, plan, best = race(job, entered, stage, ROUNDS).measurements
-        assert parent.parts is not None
-        assert plan.parts is not None
-        write_json(
-            work / file,
-            Pace(
-                precision=table.precision, level=level, choice=choice,
-                raced=tuple(f"{field[p.index][0].words()}: {p.latency_ms.p50:.3f} ms" for p in placed),
-                around_ms=plan.parts.preprocess_ms + parent.parts.postprocess_ms, inference_ms=plan.parts.inference_ms,
-                table_ms=LatencyModel.of(table, subject.graph).ms(widths), reference_ms=parent.latency_ms.p50,
-                parent_ms=best.latency_ms.p50,
-            ),
-        )  # fmt: skip
+        write_json(work / file, plans_of(job).pace(subject, table, level, work / "forms", stage))
 
     job.shop.stage(
         stage, act,
@@ -230,86 +193,9 @@ def _pace_of(job: Job, target: Target, model: ModelFiles, table: LatencyTable, l
 
 
 def _measure(
-    job: Job, target: Target, model: ModelFiles, found: Pace, graph: ChannelGraph, module: nn.Module
+    job: Job, model: ModelFiles, found: Pace, graph: ChannelGraph, module: nn.Module
 ) -> Callable[[Sequence[Widths]], list[float]]:
-    """Whole detectors on the device, image in to boxes out, in milliseconds of the day of `found`."""
     from edgeprune.latency.subject import Subject
 
-    subject = Subject.at_hand(module, graph, job.profile, found.precision, job.architecture, scales_of(model))
-
-    def measure(plans: Sequence[Widths]) -> list[float]:
-        with tempfile.TemporaryDirectory() as folder:
-            made = [
-                _Engines(job, subject, Path(folder) / str(number)).of(widths, found.choice.form)[found.choice.form]
-                for number, widths in enumerate(plans)
-            ]
-            entered = [_engine(job, found.precision, f"{n}", found.choice, file) for n, file in enumerate(made)]
-            reference, *run = race(
-                job, [_reference(job, found.choice), *entered], "engines of plans", ROUNDS
-            ).measurements
-        drift = found.reference_ms / reference.latency_ms.p50
-        return [_image_to_boxes(one, reference) * drift for one in run]
-
-    return measure
-
-
-def _image_to_boxes(plan: Measurement, parent: Measurement) -> float:
-    assert plan.parts is not None
-    assert parent.parts is not None
-    return plan.parts.preprocess_ms + plan.parts.inference_ms + parent.parts.postprocess_ms
-
-
-class _Engines:
-    """A model's engines in a folder, as a build has them."""
-
-    def __init__(self, job: Job, subject: Subject, folder: Path) -> None:
-        self._job, self._subject, self._folder = job, subject, folder
-
-    def of(self, widths: Widths, form: Form | None) -> dict[Form, Path]:
-        """Form -> the file that the runtime loads; in every form that the target races, or in one."""
-        from edgeprune.export.cuts import forms_of as forms_that
-        from edgeprune.export.engine import build_engine, engine_file
-
-        source, runtime = self._folder / "source.onnx", self._job.profile.runtime
-        files.remove(self._folder)  # what an interrupted run left
-        files.write_bytes(source, self._subject.source(widths).SerializeToString(deterministic=True))
-        wanted = (form,) if form else forms_that(source, runtime) if self._job.profile.races_forms else (Form(),)
-        made = {}
-        for number, one in enumerate(wanted):
-            folder = self._folder / f"form-{number}"
-            folder.mkdir(parents=True)
-            quantized = self._subject.record is not None
-            made[one] = engine_file(
-                build_engine(
-                    runtime, source, folder, self._job.architecture, quantized=quantized, half=self._subject.half,
-                    form=one,
-                )
-            )  # fmt: skip
-        return made
-
-
-def _engine(job: Job, precision: str, name: str, choice: Choice, file: Path) -> Engine:
-    own = next(p for p in job.profile.precisions if p == precision)
-    engine = Engine.of(job.profile, name, own, file).run_with(choice.settings)
-    return engine.model_copy(update={"form": choice.form})
-
-
-def _reference(job: Job, choice: Choice) -> Engine:
-    """The parent's fastest engine, in a form that plans are measured in."""
-    best = _best_parent(job)
-    variant, precision = best.name.split()
-    form = choice.form if choice.form in forms_of(job, variant, precision) else Form()
-    return run_as(job, best, Choice(settings=best.settings, form=form)).model_copy(update={"name": REFERENCE})
-
-
-def _best_parent(job: Job) -> Engine:
-    """The parent's fastest engine, in the form and with the settings that won."""
-    fastest = _parent_at_best(job).engine
-    stock = [engine for engine in engines(job, lacking(job), ("parent",)) if engine.name == fastest]
-    return tuned(job, stock, PARENTS)[0]
-
-
-def _parent_at_best(job: Job) -> Measurement:
-    """The parent's fastest engine."""
-    found = read_json(job.shop / "latency/parent.json", BenchRun, DeviceError)
-    return min(found.measurements, key=lambda m: m.latency_ms.p50)
+    subject = Subject.at_hand(module, graph, job.profile, found.precision, job.bench, scales_of(model))
+    return lambda plans: plans_of(job).measure(subject, plans, found)

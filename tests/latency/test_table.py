@@ -32,7 +32,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def subject(tiny: Path, request: pytest.FixtureRequest) -> Subject:
     name, precision = request.param
     profile = find_target(name).model_copy(update={"input_shape": (1, 3, 64, 64)})
-    return Subject.of(tiny, profile, precision, LocalBench().architecture, None)
+    return Subject.of(tiny, profile, precision, LocalBench(), None)
 
 
 def made(subject: Subject, work: Path) -> LatencyTable:

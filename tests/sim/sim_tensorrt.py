@@ -195,7 +195,8 @@ class Engine:
         return TensorIOMode.INPUT if given else TensorIOMode.OUTPUT
 
     def get_tensor_dtype(self, name: str) -> DataType:
-        return DataType.FLOAT
+        (value,) = (v for v in (*self.model.graph.input, *self.model.graph.output) if v.name == name)
+        return {1: DataType.FLOAT, 3: DataType.INT8, 10: DataType.HALF}[value.type.tensor_type.elem_type]
 
     def create_engine_inspector(self) -> Engine:
         return self
@@ -246,14 +247,15 @@ class Context:
 
         assert stream
         started = time.perf_counter()
-        (given,), (made,) = self.session.get_inputs(), self.session.get_outputs()
-        size = 4 * int(np.prod(given.shape))
-        image = np.frombuffer(ctypes.string_at(self.addresses[given.name], size), np.float32).reshape(given.shape)
-        (output,) = self.session.run(None, {given.name: image})
-        if os.environ.get("SIM_WRONG") == self.precision:
-            output = output[:, :, ::-1]
-        content = np.ascontiguousarray(output).tobytes()
-        ctypes.memmove(self.addresses[made.name], content, len(content))
+        given = {}
+        for one in self.session.get_inputs():
+            content = ctypes.string_at(self.addresses[one.name], 4 * int(np.prod(one.shape)))
+            given[one.name] = np.frombuffer(content, np.float32).reshape(one.shape)
+        for made, output in zip(self.session.get_outputs(), self.session.run(None, given), strict=True):
+            if os.environ.get("SIM_WRONG") == self.precision:
+                output = output[:, :, ::-1]
+            content = np.ascontiguousarray(output).tobytes()
+            ctypes.memmove(self.addresses[made.name], content, len(content))
         least = float(os.environ.get(f"SIM_{self.precision.upper()}_MS", "0")) / 1000
         while time.perf_counter() - started < least:
             pass
