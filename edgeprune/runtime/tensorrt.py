@@ -59,7 +59,8 @@ class _Loaded:
         core = metadata.get("dla", dla)
         with in_words():
             self.cuda = _cuda()
-            self._log = build_engine.make_log(trt)
+            self._log = _log()
+            self._log.clear()
             self._loader = trt.Runtime(self._log)  # an engine of 8.x doesn't outlive it
             if core is not None:
                 self._loader.DLA_core = int(core)
@@ -179,7 +180,7 @@ def layer_engine(graph: Path, precision: str, dla: int | None = None) -> Path:
                 _drop_unused(folder)
                 typed = build_engine.require_version(str(trt.__version__)) >= (11,)
                 asked = {"file": graph.name, "precision": precision, "typed": typed}
-                plan, _ = build_engine.build(trt, options, asked, build_engine.make_log(trt), place / "timing.cache")
+                plan, _ = build_engine.build(trt, options, asked, _log(), place / "timing.cache")
                 build_engine.write(engine, plan)
             os.utime(engine)
     return engine
@@ -210,6 +211,12 @@ def _drop_unused(folder: Path) -> None:
 def _cuda() -> build_engine.Cuda:
     """This process' GPU and stream."""
     return build_engine.Cuda()
+
+
+@cache
+def _log() -> Any:
+    """This process' logger: TensorRT keeps the first that it is given, and everything of it logs there."""
+    return build_engine.make_log(import_tensorrt())
 
 
 def _give_back(cuda: build_engine.Cuda, places: list[int]) -> None:

@@ -100,7 +100,10 @@ def test_what_the_board_refuses_is_told_in_its_words(sut: Sut, tiny: Path, tmp_p
     assert tables.time_whole(subject, bench, target.settings, tmp_path, [subject.costs.widths])[0].ms > 0
 
 
-def test_widths_are_chosen_by_what_the_board_measured(sut: Sut, tiny: Path, scenes: Path, tmp_path: Path) -> None:
+def test_widths_are_chosen_by_what_the_board_measured(
+    sut: Sut, tiny: Path, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "LEVELS", (0.0, 0.5, 1.0))
     ear = Ear()
 
     def ask() -> None:
