@@ -118,7 +118,7 @@ def main() -> int:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make bench-aa")
     parser.add_argument("--races", type=int, default=200)
-    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--model", help="a checkpoint; without one, an untrained YOLOv8n")
     parser.add_argument("--size", type=int, default=320)
     parser.add_argument("--threads", type=int, default=0)

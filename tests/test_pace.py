@@ -148,9 +148,10 @@ def test_a_table_that_was_made_before_is_taken_where_it_fits(
 
 
 def test_the_table_by_itself_on_the_command_line(tmp_path: Path, tiny: Path) -> None:
-    assert "latency tables for TensorRT" in refused(
-        "latency-table", "jetson-orin-nano", "--model", str(tiny), "--out", str(tmp_path)
-    )
+    away = ("--device", "ssh://127.0.0.1:1")
+    done = edgeprune_command("latency-table", "jetson-orin-nano", "--model", tiny, "--out", tmp_path, *away)
+    assert done.returncode == 10, done.stderr
+    assert "127.0.0.1:1" in done.stderr
     assert "doesn't have this precision" in refused(
         "latency-table", "onnxruntime-x86", "--model", str(tiny), "--out", str(tmp_path), "--precision", "int8"
     )

@@ -9,11 +9,14 @@ Rules:
 - A block is long enough to be timed well (`BLOCK_SECONDS`), as many samples for every engine in every
   round as its own speed asks for.
 - Every sample is kept and reported. Warm-up is over before the first block.
+- The same file, loaded twice, is not equally fast: where its memory and its threads come to lie makes up to a percent,
+  for as long as it lives (README, 'Settings'). So a run is of several loads of each engine, a few rounds each.
 - Two engines are compared by the medians of their blocks, paired by round. Samples within a block are not
-  independent, so the bootstrap resamples rounds. Their tails are compared too (tail.py), over the same resamples.
+  independent, so the bootstrap resamples rounds; nor are the rounds of one load, so the interval is at least as wide as
+  that of Student's t over loads. Their tails are compared too (tail.py), over the same resamples of rounds.
 
 Sources: MLPerf Inference (keep every latency, report percentiles); Kalibera & Jones 2013, 'Rigorous
-benchmarking in reasonable time' (randomised interleaving, bootstrap over the highest level).
+benchmarking in reasonable time' (randomised interleaving; repetition at the highest level that varies).
 """
 
 from __future__ import annotations
@@ -47,6 +50,12 @@ ROUNDS = 40
 BLOCK_SECONDS = 0.15
 #: Seconds that each engine runs before anything is recorded.
 WARM_UP_SECONDS = 1.0
+#: The same of an engine that was loaded again: caches and clocks are warm, its own memory isn't.
+WARM_AGAIN_SECONDS = 0.3
+#: Loads of each engine in a run that has rounds enough, and rounds of each of them at least.
+LOADS, LOAD_ROUNDS = 5, 3
+#: Student's t at 99 % (two-sided) by degrees of freedom: three to five loads.
+STUDENT = {2: 9.925, 3: 5.841, 4: 4.604}
 #: Samples of a block at least.
 MIN_INFERENCES = 8
 CONFIDENCE = 0.99
@@ -102,12 +111,15 @@ def measure(
         workers = [
             stack.enter_context(_worker(engine, told[id(each)])) for engine, each in zip(engines, own, strict=True)
         ]
-        sizes = [_warm_up(worker) for worker in workers]
-        for done in range(rounds):
-            for index in generator.permutation(len(engines)).tolist():
-                blocks[index].append(workers[index].block(sizes[index]))
-                order.append(index)
-            on_round(done + 1, rounds)
+        loads, done = _loads(rounds), 0
+        for load, own_rounds in enumerate(loads):
+            sizes = [_warm_up(worker, anew=load > 0) for worker in workers]
+            for _ in range(own_rounds):
+                for index in generator.permutation(len(engines)).tolist():
+                    blocks[index].append(workers[index].block(sizes[index]))
+                    order.append(index)
+                done += 1
+                on_round(done, rounds)
         return BenchRun(
             measurements=tuple(
                 Measurement(
@@ -119,6 +131,7 @@ def measure(
                     settings=engine.settings,
                     form=engine.form,
                     blocks_ms=tuple(block.ms for block in own),
+                    loads=loads,
                     latency_ms=summarise([ms for block in own for ms in block.ms]),
                     parts=_parts(own),
                     cold_start_ms=worker.cold_start_ms,
@@ -146,15 +159,33 @@ def summarise(samples: Sequence[float]) -> Latency:
 
 
 def compare(build: Measurement, parent: Measurement, *, seed: int = 0) -> Comparison:
-    """Ratio of two engines of one run with its bootstrap interval, over rounds."""
+    """Ratio of two engines of one run, and its interval: the wider one of the bootstrap's over rounds and of Student's
+    t over loads."""
     ratios = _block_medians(build) / _block_medians(parent)
     picks = np.random.default_rng(seed).integers(0, len(ratios), (RESAMPLES, len(ratios)))
     low, high = median_interval(ratios, picks)
+    ratio, factor = float(np.median(ratios)), _between_loads(ratios, build.loads)
     return Comparison(
-        build=build.engine, parent=parent.engine, ratio=float(np.median(ratios)), low=low, high=high,
+        build=build.engine, parent=parent.engine, ratio=ratio, low=min(low, ratio / factor),
+        high=max(high, ratio * factor),
         confidence=CONFIDENCE, pairs=len(ratios),
         tail=compare_tails(build.blocks_ms, parent.blocks_ms, picks, CONFIDENCE),
     )  # fmt: skip
+
+
+def _between_loads(ratios: npt.NDArray[np.float64], loads: Sequence[int]) -> float:
+    """Factor by which a ratio may be off on either side, as far as loads tell; 1 where there are too few of them."""
+    freedom = len(loads) - 1
+    if freedom not in STUDENT:
+        return 1.0
+    medians = [np.median(own) for own in np.split(ratios, np.cumsum(loads)[:-1])]
+    return float(np.exp(STUDENT[freedom] * np.std(np.log(medians), ddof=1) / np.sqrt(len(loads))))
+
+
+def _loads(rounds: int) -> tuple[int, ...]:
+    """Rounds of each load; one load where there are too few rounds for three."""
+    number = min(LOADS, rounds // LOAD_ROUNDS)
+    return tuple(len(part) for part in np.array_split(np.arange(rounds), number)) if number >= 3 else (rounds,)
 
 
 def median_interval(ratios: npt.NDArray[np.float64], picks: npt.NDArray[np.int64]) -> tuple[float, float]:
@@ -208,9 +239,9 @@ class _Worker:
         self.cold_start_ms: float = answer["cold_start_ms"]
         self.cache: Cache = answer["cache"]
 
-    def block(self, samples: int) -> _Block:
-        """That many samples."""
-        answer = self._ask({"samples": samples})
+    def block(self, samples: int, anew: bool = False) -> _Block:
+        """That many samples; with the engine dropped and loaded again before."""
+        answer = self._ask({"samples": samples, "anew": anew})
         return _Block(tuple(answer["ms"]), tuple(map(tuple, answer["parts"])))
 
     def _ask(self, question: dict[str, Any]) -> dict[str, Any]:
@@ -252,11 +283,11 @@ def _worker(engine: Engine, told: dict[str, Any]) -> Iterator[_Worker]:
             process.wait()
 
 
-def _warm_up(worker: _Worker) -> int:
-    """Run an engine until it is warm; returns how many samples make a block."""
+def _warm_up(worker: _Worker, anew: bool = False) -> int:
+    """Run an engine until it is warm, loaded anew if asked; returns how many samples make a block."""
     spent, recent = 0.0, tuple[float, ...]()
-    while spent < WARM_UP_SECONDS:
-        recent = worker.block(MIN_INFERENCES).ms
+    while not recent or spent < (WARM_AGAIN_SECONDS if anew else WARM_UP_SECONDS):
+        recent = worker.block(MIN_INFERENCES, anew=anew and not recent).ms
         spent += sum(recent) / 1e3
     return max(MIN_INFERENCES, round(BLOCK_SECONDS * 1e3 / float(np.median(recent))))
 

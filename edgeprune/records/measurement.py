@@ -60,6 +60,8 @@ class Measurement(Record):
     """What went in and what came out."""
     blocks_ms: tuple[tuple[Milliseconds, ...], ...]
     """Latency of every sample, one tuple a block, blocks in the order they ran."""
+    loads: tuple[int, ...] = ()
+    """Blocks of each time that the engine was loaded, in order; none: all of one."""
     latency_ms: Latency
     parts: Parts | None = None
     """None for an engine that isn't a detector, and in runs from before a race was timed from image to boxes."""

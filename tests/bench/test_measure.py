@@ -61,6 +61,31 @@ def test_a_ten_times_larger_net_is_measured_slower(tmp_path: Path) -> None:
         assert m.cold_start_ms > 0
 
 
+def test_engines_are_loaded_several_times_and_what_loads_differ_by_is_in_the_interval(tmp_path: Path) -> None:
+    one = net(tmp_path / "s.onnx", 2)
+    done: list[int] = []
+    run = measure([engine("a", one), engine("b", one)], IMAGES, rounds=16, on_round=lambda now, total: done.append(now))
+    assert done == list(range(1, 17))
+    assert [m.loads for m in run.measurements] == [(4, 3, 3, 3, 3)] * 2
+    assert [len(m.blocks_ms) for m in run.measurements] == [16, 16]
+    assert measure([engine("a", one)], IMAGES, rounds=4).measurements[0].loads == (4,)
+
+
+def test_alike_engines_of_unlike_loads_are_no_different() -> None:
+    """100 races, by seed: every load of either has a speed of its own, 1 % up or down, and rounds scatter by less."""
+    generator = np.random.default_rng(0)
+    wrong = {"with loads": 0, "without": 0}
+    for _ in range(100):
+        lasting = np.repeat(generator.normal(0, 0.01, (2, 5)), 8, axis=1)
+        blocks = np.exp(lasting + generator.normal(0, 0.005, (2, 40)))
+        for name, loads in (("with loads", (8,) * 5), ("without", ())):
+            a, b = (fake(who, own).model_copy(update={"loads": loads}) for who, own in zip("ab", blocks, strict=True))
+            result = compare(b, a)
+            wrong[name] += result.low > 1 or result.high < 1
+    assert wrong["with loads"] <= 4
+    assert wrong["without"] > 20, "the test would find nothing otherwise"
+
+
 def test_a_detector_is_timed_from_an_image_to_its_boxes(tmp_path: Path) -> None:
     small, large = (detector_engine(tmp_path / f"{name}.onnx", name) for name in ("a", "b"))
     pictures = [np.random.default_rng(n).integers(0, 256, (size, 640, 3), dtype=np.uint8) for n, size in

@@ -17,7 +17,7 @@ from edgeprune.latency.table import make_table, time_whole
 from edgeprune.records.latency import LatencyTable
 from edgeprune.records.request import TimeAnswer, TimeRequest
 
-MULTIPLE = 32
+MULTIPLE = 64
 
 
 @pytest.fixture
