@@ -286,7 +286,7 @@ def _worker(engine: Engine, told: dict[str, Any]) -> Iterator[_Worker]:
 def _warm_up(worker: _Worker, anew: bool = False) -> int:
     """Run an engine until it is warm, loaded anew if asked; returns how many samples make a block."""
     spent, recent = 0.0, tuple[float, ...]()
-    while not recent or spent < (WARM_AGAIN_SECONDS if anew else WARM_UP_SECONDS):
+    while spent < (WARM_AGAIN_SECONDS if anew else WARM_UP_SECONDS):
         recent = worker.block(MIN_INFERENCES, anew=anew and not recent).ms
         spent += sum(recent) / 1e3
     return max(MIN_INFERENCES, round(BLOCK_SECONDS * 1e3 / float(np.median(recent))))
