@@ -33,21 +33,26 @@ from edgeprune.runtime.session import Session, available, open_session
 
 
 def main() -> int:
-    request = json.loads(sys.stdin.readline())
     try:
-        engine = Engine.model_validate(request["engine"])
-        pin(engine.settings.cores)  # before the runtime comes with threads of its own
-        available(engine.runtime, engine.precision, engine.settings.plugin)  # imports it, which cold start leaves out
-        with np.load(request["inputs"]) as file:
-            inputs = [file[name] for name in file.files]
-        asked = request["detector"]
-        first = given(inputs[0], asked["height"], asked["width"], engine.form.input)[0] if asked else inputs[0]
-        start = time.perf_counter()
-        session = _load(engine)
-        session.run(first)
+        serve(json.loads(sys.stdin.readline()))
     except EdgepruneError as error:
         _say({"error": str(error)})
         return 2
+    return 0
+
+
+def serve(request: dict[str, Any]) -> None:
+    """Load the engine that was asked for, and time it as often as is asked."""
+    engine = Engine.model_validate(request["engine"])
+    pin(engine.settings.cores)  # before the runtime comes with threads of its own
+    available(engine.runtime, engine.precision, engine.settings.plugin)  # imports it, which cold start leaves out
+    with np.load(request["inputs"]) as file:
+        inputs = [file[name] for name in file.files]
+    asked = request["detector"]
+    first = given(inputs[0], asked["height"], asked["width"], engine.form.input)[0] if asked else inputs[0]
+    start = time.perf_counter()
+    session = _load(engine)
+    session.run(first)
     _say({"runtime": session.runtime, "cold_start_ms": (time.perf_counter() - start) * 1e3, "cache": session.cache})
     detector = _detector(session, asked)
     turns = itertools.cycle(inputs)
@@ -69,7 +74,6 @@ def main() -> int:
             session.run(one)
             latencies.append((time.perf_counter_ns() - begin) / 1e6)
         _say({"ms": latencies, "parts": parts})
-    return 0
 
 
 def _load(engine: Engine) -> Session:

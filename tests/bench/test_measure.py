@@ -129,6 +129,12 @@ def test_engine_that_cant_be_loaded_is_an_error_in_words(tmp_path: Path) -> None
         measure([engine("x", tmp_path / "none.onnx")], IMAGES, rounds=2)
 
 
+def test_engine_that_can_t_be_loaded_anew_is_an_error_in_words(tmp_path: Path) -> None:
+    file = net(tmp_path / "n.onnx", 1)
+    with pytest.raises(DeviceError, match="doesn't exist"):
+        measure([engine("x", file)], IMAGES, rounds=9, on_round=lambda now, total: file.unlink(missing_ok=True))
+
+
 def fake(name: str, medians: np.ndarray) -> Measurement:
     blocks = tuple((float(m), float(m), float(m)) for m in medians)
     return Measurement(
