@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from edgeprune.errors import DeviceError, EdgepruneError, ProfileError, RecipeError
-from edgeprune.latency import table as tables
 from edgeprune.pipeline import build
 from edgeprune.records import BenchRun, Goal, PrunePlan, Recipe, TargetProfile, Tune, read_json, write_json
 from edgeprune.records.latency import LatencyTable, Pace, Precisions
 from edgeprune.report.latency_table import tables_of
 from edgeprune.workshop import Listener
+from tests.short import shorten_tables
 from tests.test_cli import edgeprune as edgeprune_command
 from tests.test_cli import refused
 
@@ -49,9 +49,7 @@ class Ear(Listener):
 def quick() -> Iterator[None]:
     """Few engines, short passes, no refusal of a busy machine: figures are only looked at for being there."""
     with pytest.MonkeyPatch.context() as patch:
-        shorter = {"SMALL_S": 1e-3, "WHOLE_S": 0.02, "PASSES": 1, "MOST_PASSES": 1, "FITTED": 3, "HELD_OUT": 2}
-        for name, value in shorter.items():
-            patch.setattr(tables, name, value)
+        shorten_tables(patch)
         for stage in ("pace", "plans"):  # the package has a stage of the first name
             patch.setattr(import_module(f"edgeprune.stages.{stage}"), "ROUNDS", 4)
         yield
@@ -60,7 +58,7 @@ def quick() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory, tiny: Path, scenes: Path) -> Path:
     folder = tmp_path_factory.mktemp("pace")
-    build(model=tiny, data=scenes, target=TARGET, recipe=recipe(speedup=1.1), out=folder, folder="a", until="prune")
+    build(model=tiny, data=scenes, target=TARGET, recipe=recipe(speedup=1.3), out=folder, folder="a", until="prune")
     return folder
 
 
@@ -76,7 +74,7 @@ def test_widths_were_chosen_by_what_engines_took(out: Path) -> None:
     plan = read_json(out / "a/plan.json", PrunePlan, EdgepruneError)
     (paced,) = (out / "a/latency").glob("pace-fp32-*.json")
     assert plan.time is not None
-    assert plan.time.budget_ms == pytest.approx(read_json(paced, Pace, DeviceError).parent_ms / 1.1)
+    assert plan.time.budget_ms == pytest.approx(read_json(paced, Pace, DeviceError).parent_ms / 1.3)
     chosen = plan.time.chosen
     assert chosen.measured_ms is not None
     assert chosen.measured_ms <= plan.time.budget_ms
@@ -90,7 +88,7 @@ def test_widths_were_chosen_by_what_engines_took(out: Path) -> None:
 def test_another_goal_takes_over_all_but_its_own(out: Path, tiny: Path, scenes: Path) -> None:
     ear = Ear()
     build(
-        model=tiny, data=scenes, target=TARGET, recipe=recipe(speedup=1.12), out=out, folder="b", until="prune",
+        model=tiny, data=scenes, target=TARGET, recipe=recipe(speedup=1.35), out=out, folder="b", until="prune",
         listener=ear,
     )  # fmt: skip
     own = {stage for stage, what in ear.heard.items() if what == "runs" or what == "done"}
@@ -99,7 +97,7 @@ def test_another_goal_takes_over_all_but_its_own(out: Path, tiny: Path, scenes: 
     assert ear.heard["tune parent"] == "taken over"
     again = Ear()
     build(
-        model=tiny, data=scenes, target=TARGET, recipe=recipe(speedup=1.12), out=out, folder="b", until="prune",
+        model=tiny, data=scenes, target=TARGET, recipe=recipe(speedup=1.35), out=out, folder="b", until="prune",
         listener=again,
     )  # fmt: skip
     assert set(again.heard.values()) == {"done before"}
@@ -126,7 +124,7 @@ def test_a_table_that_was_made_before_is_taken_where_it_fits(
     def ask(file: Path, ear: Listener | None = None) -> None:
         build(
             model=tiny, data=scenes, target=TARGET, out=tmp_path, folder="c", until="prune", listener=ear,
-            recipe=recipe(speedup=1.1).model_copy(update={"latency_table": str(file)}),
+            recipe=recipe(speedup=1.3).model_copy(update={"latency_table": str(file)}),
         )  # fmt: skip
 
     made = read_json(out / "a/latency/fp32.json", LatencyTable, DeviceError)

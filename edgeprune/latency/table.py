@@ -1,8 +1,9 @@
 """Making a latency table: every layer as a small engine, whole engines along the way, all timed on the device.
 
 Rules:
-- Small engines and whole ones take turns in passes, each pass in another order; where the passes of an engine don't
-  agree, it gets more of them. A machine on which they don't agree even then is refused: its table would be noise.
+- Small engines and whole ones take turns in passes, each pass in another order; whole engines, to which all else is
+  held, get twice as many, and an engine whose passes don't agree gets more of them. A machine on which they don't
+  agree even then is refused: its table would be noise.
 - What has been timed is kept in the work folder, pass by pass; an interrupted table goes on from there.
 - The correction is fitted on some random plans, the error taken on others (`HELD_OUT`).
 """
@@ -35,8 +36,9 @@ from edgeprune.records.request import TimeAnswer, TimeRequest
 LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)
 #: Random plans that the correction is fitted on, and that its error is taken on.
 FITTED, HELD_OUT = 24, 20
-#: Passes over everything; over what doesn't agree with itself, up to so many.
-PASSES, MOST_PASSES = 3, 9
+#: Passes over small engines, and over whole ones, which the correction and the error rest on; up to so many over what
+#: doesn't agree with itself.
+PASSES, WHOLE_PASSES, MOST_PASSES = 3, 6, 9
 #: Seconds of a small engine in a pass, of a whole one.
 SMALL_S, WHOLE_S = 0.03, 0.15
 #: Passes of an engine agree within this share. More than a tenth of all engines beyond it: too noisy a machine.
@@ -62,6 +64,11 @@ class _Graph:
     name: str
     make: Callable[[], onnx.ModelProto]
     whole: bool = False
+
+    @property
+    def passes(self) -> int:
+        """Over it at least."""
+        return WHOLE_PASSES if self.whole else PASSES
 
 
 def make_table(
@@ -147,15 +154,13 @@ class _Timer:
         """Of every graph, by name."""
         if self._subject.profile.runtime == TENSORRT and any(not self._passes.get(name) for name in graphs):
             self._build(graphs)
-        for number in range(PASSES):
-            self._pass(graphs, [name for name in graphs if len(self._passes.get(name, ())) <= number], number, PASSES)
-        for number in range(PASSES, MOST_PASSES):
-            noisy = self._noisy(graphs)
-            if not noisy:
-                break
-            self._pass(graphs, noisy, number, MOST_PASSES)
+        for number in range(MOST_PASSES):
+            if wanted := [name for name, graph in graphs.items() if self._wants(graph, number)]:
+                of = next(most for most in (PASSES, WHOLE_PASSES, MOST_PASSES) if number < most)
+                self._pass(graphs, wanted, number, of)
         timed = {name: Timed(passes_ms=tuple(self._passes[name])) for name in graphs}
-        again, still = [n for n in graphs if len(self._passes[n]) > PASSES], self._noisy(graphs)
+        again = [name for name, graph in graphs.items() if len(self._passes[name]) > graph.passes]
+        still = [name for name in graphs if self._noisy(name)]
         if len(still) > NOISY_SHARE * len(graphs):
             worst = max(still, key=lambda name: timed[name].spread)
             self._kept.unlink()
@@ -168,7 +173,7 @@ class _Timer:
             )  # fmt: skip
         if again:
             self.notes = (
-                f"{len(again)} of {len(graphs)} engines were measured up to {MOST_PASSES} times, since three passes "
+                f"{len(again)} of {len(graphs)} engines were measured up to {MOST_PASSES} times, since their passes "
                 f"didn't agree within {NOISE:.0%}" + (f"; {len(still)} still don't" if still else ""),
             )
         return timed
@@ -183,8 +188,13 @@ class _Timer:
 
             self._request(graphs, names[first : first + BATCH], 0, WHOLE_S, on_graph)
 
-    def _noisy(self, graphs: Mapping[str, _Graph]) -> list[str]:
-        return [name for name in graphs if Timed(passes_ms=tuple(self._passes[name])).spread > NOISE]
+    def _wants(self, graph: _Graph, number: int) -> bool:
+        """Whether the pass of that number, from 0, is to take it along."""
+        had = len(self._passes.get(graph.name, ()))
+        return had <= number and (number < graph.passes or (number < MOST_PASSES and self._noisy(graph.name)))
+
+    def _noisy(self, name: str) -> bool:
+        return Timed(passes_ms=tuple(self._passes[name])).spread > NOISE
 
     def _pass(self, graphs: Mapping[str, _Graph], names: list[str], number: int, of: int) -> None:
         order = np.random.default_rng((self._seed, number)).permutation(len(names)).tolist()

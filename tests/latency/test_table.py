@@ -16,6 +16,7 @@ from edgeprune.latency.subject import Subject
 from edgeprune.latency.table import make_table, time_whole
 from edgeprune.records.latency import LatencyTable
 from edgeprune.records.request import TimeAnswer, TimeRequest
+from tests.short import shorten_tables
 
 MULTIPLE = 64
 
@@ -23,9 +24,8 @@ MULTIPLE = 64
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few engines, one short pass: that everything is there, not that it is right."""
-    shorter = {"SMALL_S": 1e-4, "WHOLE_S": 1e-3, "PASSES": 1, "MOST_PASSES": 1, "FITTED": 3, "HELD_OUT": 2}
-    for name, value in {**shorter, "LEVELS": (0.0, 1.0)}.items():
-        monkeypatch.setattr(tables, name, value)
+    shorten_tables(monkeypatch)
+    monkeypatch.setattr(tables, "LEVELS", (0.0, 1.0))
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def test_a_noisy_machine_is_measured_longer_and_then_refused(subject: Subject, t
     assert "beyond that after 9 passes" in str(refused.value)
     calm = _Recorded(noise=0.01)
     times = time_whole(subject, calm, subject.profile.settings, tmp_path, [subject.costs.widths] * 3)
-    assert calm.asked == tables.PASSES
+    assert calm.asked == tables.WHOLE_PASSES > tables.PASSES
     assert all(timed.spread < 0.1 for timed in times)
 
 

@@ -20,6 +20,7 @@ from edgeprune.records.latency import LatencyTable, Pace
 from edgeprune.remote.bench import bench_at
 from edgeprune.remote.setup import ROOT as BELOW_HOME
 from tests.remote.conftest import Board, boards
+from tests.short import shorten_tables
 from tests.sim.board import SimulatedTensorRt
 from tests.test_pace import Ear, recipe
 
@@ -46,9 +47,7 @@ class Sut:
 def sut(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sut]:
     folder = tmp_path_factory.mktemp("sut")
     with pytest.MonkeyPatch.context() as patch:
-        shorter = {"SMALL_S": 1e-3, "WHOLE_S": 0.02, "PASSES": 1, "MOST_PASSES": 1, "FITTED": 3, "HELD_OUT": 2}
-        for name, value in shorter.items():
-            patch.setattr(tables, name, value)
+        shorten_tables(patch)
         patch.setattr(import_module("edgeprune.stages.pace"), "ROUNDS", 4)
         making = boards(folder, patch)
         board = next(making)()
