@@ -139,14 +139,17 @@ def test_single_weights_go_and_grow_while_the_model_trains(
     assert plan.sparsity == pytest.approx(0.5, abs=1e-3)
     deciding = load(folder / f"phases/{2 if pruning == 'rewind-weights' else 1}/finetuned.pt").model
     trained = load(folder / "finetuned.pt").model
-    went = 0
+    went = untouched = 0
+    models = [trained] if pruning == "rewind-weights" else [trained, deciding]  # all that went had been muted
     for name, zeroed in (plan.zeros or {}).items():
         zeros = read(zeroed, name).view(trained.get_submodule(name).weight.shape)
-        assert torch.equal(trained.get_submodule(name).weight == 0, zeros)  # and nothing else
-        before = deciding.get_submodule(name).weight
-        if pruning != "rewind-weights":
-            assert torch.equal(before == 0, zeros)  # all that went had been muted, and nobody else
+        for model in models:
+            weight = model.get_submodule(name).weight
+            assert not weight[zeros].any()
+            untouched += int((weight == 0).sum() - zeros.sum())
         went += int(zeros.sum())
+    # nobody else went; but what grows begins at zero, and where few gradients reach it float16 still has a zero
+    assert untouched <= (went // 1000 if pruning == "regrowth" else 0)
     first = plan_of(folder / "phases/1").zeros if pruning != "rewind-weights" else plan.zeros
     assert went == sum(zeroed.zeros for zeroed in (first or {}).values())
     if pruning == "regrowth":

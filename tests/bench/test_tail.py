@@ -57,18 +57,19 @@ def test_injected_tail_shows_in_p99_and_in_the_verdict(tmp_path: Path, monkeypat
     times the parent's. A machine so busy that the parent's own calls do that can't show it, and says so."""
     for name, value in faults.environment(tail="tailed.onnx").items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("edgeprune.bench.measure.BLOCK_SECONDS", 0.02)  # many short blocks: 8 calls each at least
+    monkeypatch.setattr("edgeprune.bench.measure.BLOCK_SECONDS", 1e-3)  # many short blocks, alike anywhere:
+    monkeypatch.setattr("edgeprune.bench.measure.MIN_INFERENCES", 30)  # 25 of 2520 calls are slow
     engines = [
         engine("parent fp32", net(tmp_path / "parent.onnx", 16, 32)),
         engine("pruned fp32", net(tmp_path / "pruned.onnx", 8, 32)),
         engine("tailed fp32", net(tmp_path / "tailed.onnx", 8, 32)),
     ]
-    for seed in range(2):
+    for seed in range(3):
         parent, sound, tailed = measure(engines, IMAGES, rounds=84, seed=seed).measurements
         both = compare(sound, parent).tail, compare(parent, sound).tail
         assert all(tail is not None and tail.percentile == 0.99 for tail in both)
         noise = max(tail.parent_behind_ms / m.latency_ms.p50 for tail, m in zip(both, (parent, sound), strict=True))
-        if noise < 2 and both[0].behind_high < 1.5 and both[1].behind_high < 4:
+        if noise < 1.5 and both[0].behind_high < 1.5 and both[1].behind_high < 4:
             break  # the sound engines' own tails are short, and known well enough
     else:
         pytest.skip("left out: the machine is so busy that its own tail hides the injected one")

@@ -57,15 +57,16 @@ def accuracy(graph: Path, runtime: str, data: DataSet, folder: Path, *, quantize
 
 
 def test_one_graph_scores_the_same_on_both_runtimes_and_close_to_float(
-    built: tuple[Path, Quantization], cells: DataSet, tmp_path: Path
+    built: tuple[Path, Quantization], shared: Path, tmp_path: Path
 ) -> None:
     folder, _ = built
-    whole = accuracy(folder / "float.onnx", "onnxruntime", cells, tmp_path / "float", quantized=False)
+    data = read_dataset(shared / "data" / "bccd" / "data.yaml")  # the whole split: of 40 images one box may make 0.007
+    whole = accuracy(folder / "float.onnx", "onnxruntime", data, tmp_path / "float", quantized=False)
     found = {
-        runtime: accuracy(folder / "quantized.onnx", runtime, cells, tmp_path / runtime, quantized=True)
+        runtime: accuracy(folder / "quantized.onnx", runtime, data, tmp_path / runtime, quantized=True)
         for runtime in ("onnxruntime", "openvino")
     }
-    assert abs(found["onnxruntime"] - found["openvino"]) < 0.006  # 40 images; the whole split: 0.002, make bench-ptq
+    assert abs(found["onnxruntime"] - found["openvino"]) < 0.006
     assert min(found.values()) > whole - 0.02
 
 
