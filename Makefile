@@ -7,6 +7,7 @@
 
 PYTHON  ?= python3
 OUT     ?= build
+JOBS    ?= 2
 VENV    := .venv
 BIN     := $(VENV)/bin
 READY   := $(VENV)/.ready
@@ -90,8 +91,8 @@ types: $(READY) ## mypy, strict
 layers: $(READY) ## an import points down only
 	@$(BIN)/lint-imports
 
-test: $(READY) ## the tests (those on real data where ../shared is)
-	@$(BIN)/python -m pytest -m "not slow and not gpu and not device and not pi"
+test: $(READY) ## the tests (those on real data where ../shared is), in JOBS processes, a test file in one
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow and not gpu and not device and not pi"
 
 zoo: $(READY) ## every model of Ultralytics: channel groups, locked MACs, cut against muted (ZOO="yolov8n yolo11n" for some)
 	@$(BIN)/python -m tests.zoo $(ZOO)

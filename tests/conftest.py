@@ -11,6 +11,8 @@ import pytest
 
 os.environ.setdefault("YOLO_AUTOINSTALL", "false")
 os.environ.setdefault("YOLO_OFFLINE", "true")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # PyTorch's: processes share the cores
 # Ultralytics writes a settings file into its configuration folder: let it be one that goes with the tests
 _CONFIG = tempfile.TemporaryDirectory(prefix="edgeprune-tests-")
 os.environ["YOLO_CONFIG_DIR"] = _CONFIG.name
