@@ -84,12 +84,14 @@ class SimulatedTensorRt:
         """A Python installation whose system packages have it, as JetPack's has; returns its interpreter."""
         base = Path(sys.base_prefix) / "lib" / f"python{version}"
         library = folder / "lib" / base.name
-        (library / "site-packages").mkdir(parents=True)
+        library.mkdir(parents=True)
         (folder / "bin").mkdir()
         for entry in base.iterdir():
             if entry.name != "site-packages":
                 (library / entry.name).symlink_to(entry)
         shutil.copyfile(Path(getattr(sys, "_base_executable", sys.executable)).resolve(), folder / "bin/python3")
         (folder / "bin/python3").chmod(0o755)
-        (library / "site-packages" / "jetpack.pth").write_text(f"{self.folder}\n{SIM}\n")
+        for packages in (library / "site-packages", folder / "lib/python3/dist-packages"):  # Debian's: the latter
+            packages.mkdir(parents=True, exist_ok=True)
+            (packages / "jetpack.pth").write_text(f"{self.folder}\n{SIM}\n")
         return folder / "bin/python3"
