@@ -34,14 +34,14 @@ from edgeprune.runtime.session import Session, available, open_session
 
 def main() -> int:
     try:
-        serve(json.loads(sys.stdin.readline()))
+        _serve(json.loads(sys.stdin.readline()))
     except EdgepruneError as error:
         _say({"error": str(error)})
         return 2
     return 0
 
 
-def serve(request: dict[str, Any]) -> None:
+def _serve(request: dict[str, Any]) -> None:
     """Load the engine that was asked for, and time it as often as is asked."""
     engine = Engine.model_validate(request["engine"])
     pin(engine.settings.cores)  # before the runtime comes with threads of its own

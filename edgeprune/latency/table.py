@@ -191,7 +191,7 @@ class _Timer:
     def _wants(self, graph: _Graph, number: int) -> bool:
         """Whether the pass of that number, from 0, is to take it along."""
         had = len(self._passes.get(graph.name, ()))
-        return had <= number and (number < graph.passes or (number < MOST_PASSES and self._noisy(graph.name)))
+        return had <= number and (number < graph.passes or self._noisy(graph.name))
 
     def _noisy(self, name: str) -> bool:
         return Timed(passes_ms=tuple(self._passes[name])).spread > NOISE
