@@ -139,17 +139,18 @@ def test_single_weights_go_and_grow_while_the_model_trains(
     assert plan.sparsity == pytest.approx(0.5, abs=1e-3)
     deciding = load(folder / f"phases/{2 if pruning == 'rewind-weights' else 1}/finetuned.pt").model
     trained = load(folder / "finetuned.pt").model
-    went = untouched = 0
-    models = [trained] if pruning == "rewind-weights" else [trained, deciding]  # all that went had been muted
+    went = crossing = 0
     for name, zeroed in (plan.zeros or {}).items():
         zeros = read(zeroed, name).view(trained.get_submodule(name).weight.shape)
-        for model in models:
-            weight = model.get_submodule(name).weight
-            assert not weight[zeros].any()
-            untouched += int((weight == 0).sum() - zeros.sum())
+        now = trained.get_submodule(name).weight == 0
+        assert now[zeros].all()
+        crossing += int((now & ~zeros).sum())
+        before = deciding.get_submodule(name).weight
+        if pruning != "rewind-weights":
+            assert torch.equal(before == 0, zeros)  # all that went had been muted, and nobody else
         went += int(zeros.sum())
-    # nobody else went; but what grows begins at zero, and where few gradients reach it float16 still has a zero
-    assert untouched <= (went // 1000 if pruning == "regrowth" else 0)
+    # and nothing else; but where others have grown, some are so small that float16 may round one to zero
+    assert crossing <= (pruning == "regrowth")
     first = plan_of(folder / "phases/1").zeros if pruning != "rewind-weights" else plan.zeros
     assert went == sum(zeroed.zeros for zeroed in (first or {}).values())
     if pruning == "regrowth":

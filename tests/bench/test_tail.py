@@ -69,7 +69,7 @@ def test_injected_tail_shows_in_p99_and_in_the_verdict(tmp_path: Path, monkeypat
         both = compare(sound, parent).tail, compare(parent, sound).tail
         assert all(tail is not None and tail.percentile == 0.99 for tail in both)
         noise = max(tail.parent_behind_ms / m.latency_ms.p50 for tail, m in zip(both, (parent, sound), strict=True))
-        if noise < 1.5 and both[0].behind_high < 1.5 and both[1].behind_high < 4:
+        if noise < 2 and both[0].behind_high < 1.5 and both[1].behind_high < 4:
             break  # the sound engines' own tails are short, and known well enough
     else:
         pytest.skip("left out: the machine is so busy that its own tail hides the injected one")
